@@ -1,0 +1,41 @@
+# The two commands: `make boot-test` and `make test`. Each does its own set-up the first time.
+KERNEL ?= 2.6.31
+SERIES ?= patches/ioband-$(KERNEL)
+HARNESS := .venv/bin/harness
+
+.DELETE_ON_ERROR:
+.PHONY: help boot-test test unit lint bench report doctor clean
+
+help:
+	@echo 'make boot-test [SERIES=folder] [KERNEL=name]   build, boot, judge the bandwidth shares, write a report'
+	@echo 'make test       unit tests, and the guest suite on every kernel whose source is at hand'
+	@echo 'make unit       unit tests only: no QEMU, seconds'
+	@echo 'make bench      how fast the harness is, and how steady what it measures'
+	@echo 'make lint       ruff and strict mypy'
+	@echo 'make doctor     what this machine has and lacks'
+	@echo 'make clean      remove runs/ and .venv/ (the cache stays: harness cache --help)'
+
+boot-test: .venv/ready
+	@$(HARNESS) test --kernel $(KERNEL) --series $(SERIES) tests/guest/test_scenarios.py
+
+test: .venv/ready
+	@$(HARNESS) test --at-hand tests/unit tests/guest
+
+unit: .venv/ready
+	@.venv/bin/pytest tests/unit
+
+bench: .venv/ready
+	@$(HARNESS) bench --kernel $(KERNEL) --series $(SERIES)
+
+lint: .venv/ready
+	@.venv/bin/ruff check harness tests
+	@.venv/bin/mypy
+
+doctor: .venv/ready
+	@$(HARNESS) doctor
+
+clean:
+	rm -rf runs .venv
+
+.venv/ready: pyproject.toml ci/packages.txt ci/setup
+	@ci/setup
