@@ -1,0 +1,186 @@
+"""What every report says in the same words: the headline, verdict words, numbers, and text that came from
+the guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness.record import ControlRecord, Run, RunVerdict, ScenarioRecord, verdict
+from harness.shares import Conservation, GroupShare, Verdict
+
+SYMBOLS = {
+    "pass": "\N{CHECK MARK}",
+    "fail": "\N{BALLOT X}",
+    "inconclusive": "?",
+    "died": "\N{BALLOT X}",
+    "error": "!",
+    "interrupted": "\N{BLACK SQUARE}",
+}
+WORDS = {
+    "pass": "PASS",
+    "fail": "FAIL",
+    "inconclusive": "INCONCLUSIVE",
+    "died": "KERNEL DIED",
+    "error": "ERROR",
+    "interrupted": "INTERRUPTED",
+}
+
+
+def shown(text: str) -> str:
+    """Text of unknown origin, harmless: what is not printable is written out.
+
+    The guest writes its console as it likes. An escape sequence must not reach a terminal, a control
+    character not an XML file, and a bidirectional override (Boucher and Anderson, "Trojan Source", 2021)
+    not a reader.
+    """
+    text = text.replace("\r\n", "\n")
+    return "".join(c if c.isprintable() or c in "\n\t" else _written_out(c) for c in text)
+
+
+def _written_out(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)  # U+2400..: control pictures
+    return f"<U+{code:04X}>"
+
+
+def headline(run: Run) -> tuple[RunVerdict, str]:
+    """The run's verdict, and one sentence that says why."""
+    word = verdict(run)
+    match word:
+        case RunVerdict.PASS:
+            text = _pass_text(run)
+        case RunVerdict.FAIL:
+            text = _fail_text(run)
+        case RunVerdict.INCONCLUSIVE:
+            text = _inconclusive_text(run)
+        case RunVerdict.DIED:
+            text = _died_text(run)
+        case RunVerdict.ERROR:
+            text = run.error.message if run.error else "The run ended early."
+        case RunVerdict.INTERRUPTED:
+            decided = sum(s.verdict is not None for s in run.scenarios)
+            how = "was interrupted" if run.error else "never finished: it is still going on, or was killed"
+            text = f"The run {how}; {count(decided, 'scenario')} had been decided."
+    return word, text
+
+
+def count(number: int, noun: str) -> str:
+    """``1 scenario``, ``2 scenarios``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def points(share: GroupShare) -> str:
+    """Deviation from the target in percentage points, signed."""
+    return f"{100 * (share.mean - share.target):+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def ratio(conservation: Conservation | None) -> str:
+    """Total over uncontrolled total in per cent, with its interval where there is one."""
+    if conservation is None:
+        return "\N{EN DASH}"
+    text = f"{percent(conservation.ratio)} %"
+    if conservation.low is None or conservation.high is None:
+        return text
+    return f"{text} ({percent(conservation.low)} to {percent(conservation.high)})"
+
+
+def duration(seconds: float | None) -> str:
+    """``4.1 s``, ``3 min 07 s``, ``1 h 02 min``."""
+    if seconds is None:
+        return "\N{EN DASH}"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def controls(run: Run) -> list[tuple[ScenarioRecord, ControlRecord]]:
+    return [(s, c) for s in run.scenarios for c in s.controls]
+
+
+def largest_deviation(run: Run) -> tuple[ScenarioRecord, GroupShare] | None:
+    """The judged share that is farthest from its target, and its scenario."""
+    judged = [(s, g) for s in run.scenarios if s.judged for g in s.judged.shares]
+    return max(judged, key=lambda pair: abs(pair[1].mean - pair[1].target), default=None)
+
+
+def failed_tests(run: Run) -> list[str]:
+    return [t.nodeid for t in run.tests if t.outcome in ("failed", "error")]
+
+
+def _with_verdict(run: Run, wanted: Iterable[Verdict | None]) -> list[ScenarioRecord]:
+    return [s for s in run.scenarios if s.verdict in wanted]
+
+
+def _names(names: Sequence[str]) -> str:
+    """At most three names; how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _pass_text(run: Run) -> str:
+    parts = []
+    n, m = len(run.scenarios), len(controls(run))
+    if n:
+        text = "The scenario is on target" if n == 1 else f"All {n} scenarios are on target"
+        if m:
+            text += ", and its negative control" if m == 1 else f", and all {m} negative controls"
+            text += " missed it"
+        parts.append(text)
+    passed = sum(t.outcome == "passed" for t in run.tests)
+    if passed:
+        parts.append(f"{count(passed, 'test')} passed")
+    return "; ".join(parts) + "."
+
+
+def _fail_text(run: Run) -> str:
+    parts = []
+    failed = _with_verdict(run, [Verdict.FAIL])
+    if failed:
+        scenarios = count(len(run.scenarios), "scenario")
+        parts.append(f"{len(failed)} of {scenarios} off target: {_names([_worst(s) for s in failed])}")
+    undecided = _with_verdict(run, [Verdict.INCONCLUSIVE, None])
+    if undecided:
+        parts.append(f"{len(undecided)} not decided: {_names([s.name for s in undecided])}")
+    tests = failed_tests(run)
+    if tests:
+        parts.append(f"{len(tests)} of {count(len(run.tests), 'test')} failed: {_names(tests)}")
+    if run.error:
+        parts.append(run.error.message)
+    return "; ".join(parts) + "."
+
+
+def _worst(scenario: ScenarioRecord) -> str:
+    """The scenario's name, and the share that is farthest off."""
+    if not scenario.judged or not scenario.judged.shares:
+        return scenario.name
+    share = max(scenario.judged.shares, key=lambda g: abs(g.mean - g.target))
+    return f"{scenario.name} ({share.group} got {percent(share.mean)} % instead of {percent(share.target)} %)"
+
+
+def _inconclusive_text(run: Run) -> str:
+    undecided = _with_verdict(run, [Verdict.INCONCLUSIVE, None])
+    if not undecided:
+        return "Nothing was judged, so there is nothing to conclude."
+    first = next((r for s in undecided for r in s.reasons), "it was not judged")
+    which = f"{len(undecided)} of {count(len(run.scenarios), 'scenario')} not decided"
+    return f"{which}: {_names([s.name for s in undecided])}. {undecided[0].name}: {first}."
+
+
+def _died_text(run: Run) -> str:
+    if not run.deaths:
+        return run.error.message if run.error else "A guest kernel died."
+    death = run.deaths[0]
+    machine = next((m for m in run.machines if m.id == death.machine), None)
+    where = f" in scenario {machine.scenario}" if machine and machine.scenario else ""
+    more = f" ({len(run.deaths) - 1} more below)" if len(run.deaths) > 1 else ""
+    return f"The guest kernel died{where}: {death.message}{more}"

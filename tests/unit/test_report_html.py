@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import run_builder
+from junitparser import JUnitXml
+
+from harness import report
+from harness.errors import UserError
+from harness.record import Recorder, Run, load
+from harness.report import html
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; keeps ids, attributes and text outside <style>."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.tags: Counter[str] = Counter()
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids[value or ""] += 1
+            if name in ("href", "src", "xlink:href"):
+                self.links.append(value or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@dataclass
+class Made:
+    """A run as it is read back, and its page."""
+
+    run: Run
+    folder: Path
+    html: str
+    page: Page
+
+
+def make(build: Callable[[Path], Run], folder: Path) -> Made:
+    build(folder)
+    run = load(folder)
+    text = html.render(run, folder)
+    return Made(run, folder, text, Page(text))
+
+
+@pytest.fixture(scope="module")
+def passing(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(run_builder.passing, tmp_path_factory.mktemp("passing"))
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(run_builder.failing, tmp_path_factory.mktemp("failing"))
+
+
+@pytest.fixture(scope="module")
+def dying(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(run_builder.dying, tmp_path_factory.mktemp("dying"))
+
+
+@pytest.fixture(params=["passing", "failing", "dying"])
+def made(request: pytest.FixtureRequest) -> Made:
+    return request.getfixturevalue(request.param)
+
+
+def test_the_page_is_well_formed_with_unique_ids_and_no_dead_anchor(made: Made) -> None:
+    assert [i for i, n in made.page.ids.items() if n > 1] == []
+    assert [x for x in made.page.links if x[1:] not in made.page.ids] == []
+
+
+def test_the_page_needs_nothing_from_outside(made: Made) -> None:
+    assert all(link.startswith("#") for link in made.page.links)
+    assert not made.page.tags.keys() & {"script", "link", "img", "iframe", "object"}
+    assert "@import" not in made.html
+    assert "url(" not in made.html.replace("url(#", "")
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, failing: Made) -> None:
+    shutil.copytree(failing.folder, tmp_path / "copy" / failing.folder.name)
+    again = report.write_all(tmp_path / "copy" / failing.folder.name)
+    assert again.html.read_text() == failing.html
+
+
+def test_a_live_run_and_its_record_give_the_same_page(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path)
+    from_memory = html.render(run, tmp_path).replace(f"{tmp_path}/", "")
+    assert from_memory == html.render(load(tmp_path), tmp_path)
+
+
+def test_the_verdict_comes_first_as_a_word(made: Made) -> None:
+    word = {"pass": "PASS", "fail": "FAIL", "died": "KERNEL DIED"}[made.run.verdict or ""]
+    assert made.page.text.index(word) < made.page.text.index("Shares against")
+
+
+def test_each_scenario_has_its_numbers_its_plot_and_its_command(passing: Made) -> None:
+    for scenario in passing.run.scenarios:
+        assert scenario.command in passing.page.text
+        assert scenario.judged is not None
+        for share in scenario.judged.shares:
+            assert f"{100 * share.low:.1f} to {100 * share.high:.1f}" in passing.page.text
+    assert passing.page.tags["svg"] == 1 + len(passing.run.scenarios)
+    assert "missed, as it must" in passing.page.text
+
+
+def test_a_control_that_reaches_the_target_is_said_to(failing: Made) -> None:
+    assert "reached the target" in failing.page.text
+
+
+def test_what_the_guest_wrote_is_shown_and_harmless(dying: Made) -> None:
+    assert "<script>alert" not in dying.html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in dying.html
+    assert not set(dying.html) & {"\x00", "\x1b", "\u202e"}
+    assert "\N{SYMBOL FOR ESCAPE}[31m" in dying.html
+    assert "&lt;U+202E&gt;" in dying.html
+
+
+def test_names_are_escaped_too(tmp_path: Path) -> None:
+    made = run_builder.recorder(tmp_path)
+    with made.change() as run:
+        run.scenarios[0] = run_builder.scenario("a<b>&\"c'", {"<g>": 50, "h&": 50})
+        run.host["cpu"] = "<img src=x onerror=alert(1)>"
+    page = Page(html.render(run_builder.finished(made), tmp_path))
+    assert page.tags["img"] == page.tags["g>"] == 0
+    assert "a<b>&\"c'" in page.text
+
+
+def test_a_death_shows_its_decoded_trace_before_the_shares(dying: Made) -> None:
+    text = dying.page.text
+    assert text.index("drivers/md/dm-ioband-ctl.c:812") < text.index("Shares against")
+
+
+def test_a_long_console_log_is_cut_with_a_note_of_the_whole(dying: Made) -> None:
+    assert re.search(r"10\d earlier lines left out. The whole: machines/m02/console.log", dying.page.text)
+    assert dying.page.text.count("<script>alert(1)</script>") == 2, (
+        "in the death's raw text and at the log's end"
+    )
+
+
+def test_only_the_group_of_a_dead_machine_is_open(dying: Made, passing: Made) -> None:
+    assert re.findall(r"<details open><summary>(\S+):", dying.html) == ["cgroup-40-20-10"]
+    assert "<details open><summary>" not in passing.html
+
+
+def test_a_missing_log_is_named_as_missing(tmp_path: Path) -> None:
+    run_builder.passing(tmp_path)
+    (tmp_path / "machines" / "m01" / "console.log").unlink()
+    page = Page(html.render(load(tmp_path), tmp_path))
+    assert "machines/m01/console.log cannot be shown: No such file" in page.text
+
+
+def test_the_config_shows_what_is_set(passing: Made) -> None:
+    assert "CONFIG_DM_IOBAND=y CONFIG_CGROUP_BLKIO=y" in passing.page.text
+    assert "CONFIG_MODULES is not set" not in passing.page.text
+
+
+def test_a_run_that_has_barely_begun_has_a_page(tmp_path: Path) -> None:
+    Recorder.start(tmp_path, ["harness", "test"])
+    written = report.write_all(tmp_path)
+    page = Page(written.html.read_text())
+    assert "INTERRUPTED" in page.text
+    assert "still going on, or was killed" in page.text
+    assert JUnitXml.fromstring(written.junit.read_bytes()).tests == 0
+
+
+def test_the_reports_of_no_run_are_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        report.write_all(tmp_path)
+
+
+def test_a_precondition_that_was_not_met_is_beside_its_sample(tmp_path: Path) -> None:
+    made = run_builder.recorder(tmp_path)
+    with made.change() as run:
+        first = run.scenarios[0]
+        bad = {"backlogged": {"a": True, "b": False}, "saturated": False, "drifted": ("the clock slowed",)}
+        first.samples = [s.model_copy(update=bad) for s in first.samples]
+    text = Page(html.render(run_builder.finished(made), tmp_path)).text
+    for said in ("not backlogged: b", "disk not saturated", "the clock slowed"):
+        assert said in text

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import run_builder
+from rich.console import Console
+
+from harness.record import ErrorRecord, Run
+from harness.report import terminal
+
+ROOT = Path(__file__).parents[2]
+
+
+def printed(run: Run, folder: Path, width: int = 80, **options: Any) -> str:
+    out = io.StringIO()
+    terminal.summary(run, folder, Console(file=out, width=width, highlight=False, **options))
+    return out.getvalue()
+
+
+def test_without_colour_every_verdict_is_a_word(tmp_path: Path) -> None:
+    text = printed(run_builder.failing(tmp_path), tmp_path)
+    assert "\x1b" not in text
+    for word in ("FAIL", "INCONCLUSIVE", "OUTSIDE", "undecided", "inside"):
+        assert word in text
+
+
+def test_shares_have_target_mean_and_interval_on_one_line(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path)
+    assert run.scenarios[0].judged is not None
+    share = run.scenarios[0].judged.shares[0]
+    interval = f"{100 * share.low:.1f}..{100 * share.high:.1f}"
+    line = next(x for x in printed(run, tmp_path).splitlines() if x.startswith("  a "))
+    assert line.split() == [
+        "a", "80.0", f"{100 * share.mean:.1f}", interval, "+0.2", "inside",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["passing", "failing", "dying"])
+def test_80_columns_hold_all_but_what_is_there_to_be_copied(tmp_path: Path, kind: str) -> None:
+    text = printed(getattr(run_builder, kind)(tmp_path), tmp_path)
+    places = ("report", "record", "next", "console", "log")
+    assert [x for x in text.splitlines() if len(x.rstrip()) > 80 and not x.startswith(places)] == []
+
+
+def test_paths_and_commands_are_not_broken(tmp_path: Path) -> None:
+    text = printed(run_builder.failing(tmp_path), tmp_path, width=40)
+    assert f"report   {tmp_path / 'report.html'}\n" in text
+    assert "next     repeat it alone: harness test tests/guest/test_scenarios.py -k cgroup-80-20\n" in text
+
+
+def test_reasons_and_failed_tests_are_listed(tmp_path: Path) -> None:
+    text = printed(run_builder.failing(tmp_path), tmp_path, width=200)
+    assert "cgroup-80-20: a got 50.2 %" in text
+    assert "negative control compat reaches the target too" in text
+    assert "tests/guest/test_dm.py::test_status: assert 5 == 6" in text
+    assert "skipped: kernel 6.1: its source is not at hand" in text
+
+
+def test_a_death_shows_its_trace_and_where_the_console_log_is(tmp_path: Path) -> None:
+    text = printed(run_builder.dying(tmp_path), tmp_path)
+    assert "drivers/md/dm-ioband-ctl.c:812" in text
+    assert str(tmp_path / "machines" / "m02" / "console.log") in text
+
+
+def test_the_guest_cannot_drive_the_terminal_nor_rich(tmp_path: Path) -> None:
+    made = run_builder.recorder(tmp_path)
+    made.update(
+        error=ErrorRecord(kind="x", message="\x1b[2J[bold red]boo[/]", hint="[/nothing]", exit_code=3)
+    )
+    text = printed(run_builder.finished(made), tmp_path)
+    assert "\x1b" not in text
+    assert "␛[2J[bold red]boo[/]" in text
+    assert "[/nothing]" in text
+
+
+def test_colour_where_it_is_wanted_and_not_with_no_color(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_builder.passing(tmp_path)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in printed(run, tmp_path, force_terminal=True, color_system="standard")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "32m" not in printed(run, tmp_path, force_terminal=True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_a_terminal_that_cannot_show_a_check_mark_is_no_traceback(tmp_path: Path, encoding: str) -> None:
+    run_builder.passing(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from harness import record\n"
+        "from harness.report import terminal\n"
+        "folder = Path(sys.argv[1]); terminal.summary(record.load(folder), folder)"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(  # noqa: PLW1510 - the exit code is what is tested
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"? PASS" in done.stdout
+
+
+def test_checks_say_what_is_missing_and_what_to_do() -> None:
+    out = io.StringIO()
+    found: Any = [
+        SimpleNamespace(name="make", ok=True, detail="GNU Make 4.3", hint="unused"),
+        SimpleNamespace(name="qemu", ok=False, detail="not found", hint="install qemu-system-x86"),
+        SimpleNamespace(name="kvm", ok=None, detail="not tried", hint=None),
+    ]
+    terminal.checks(found, Console(file=out, width=80))
+    text = out.getvalue()
+    assert "unused" not in text
+    assert "MISSING  qemu" in text
+    assert "install qemu-system-x86" in text
+
+
+def test_the_cache_lists_the_last_used_first_and_the_sum(tmp_path: Path) -> None:
+    out = io.StringIO()
+    now = time.time()
+    entries: Any = [
+        SimpleNamespace(kind="kernel", what="2.6.31.3 perf", key="a" * 64, size=5_000_000, used=now - 7300),
+        SimpleNamespace(kind="image", what="guest programs", key="b" * 64, size=1_750_000, used=now - 5),
+    ]
+    terminal.cache(tmp_path, entries, Console(file=out, width=100))
+    lines = out.getvalue().splitlines()
+    assert lines[1].startswith("image")
+    assert "2 h 0" in lines[2]
+    assert lines[3] == f"2 entries, 7 MB in {tmp_path}"
