@@ -88,14 +88,17 @@ class MeasurementError(HarnessError):
 
 
 class GuestError(HarnessError):
-    """The guest kernel died or was lost. ``trace`` is the console's report of it, decoded where vmlinux is known."""
+    """The guest kernel died or was lost. raw: the console's report of it. trace: the same, decoded where vmlinux is known."""
 
     exit_code = EXIT_GUEST_DIED
     kind: ClassVar[str] = "guest died"
 
-    def __init__(self, message: str, *, trace: str = "", hint: str | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self, message: str, *, trace: str = "", raw: str = "", hint: str | None = None, log: Path | None = None
+    ) -> None:
         super().__init__(message, hint=hint, log=log)
         self.trace = trace
+        self.raw = raw
 
 
 class KernelPanic(GuestError):
