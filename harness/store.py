@@ -5,7 +5,7 @@ Layout below the root (``$HARNESS_CACHE``, else the user's cache folder)::
     <kind>/<key>/            a finished entry: what its maker wrote, and
         .entry.json            what it is (`Entry`); its mtime is the time of last use
         .manifest.json         sha256 of every file, for `Store.verify`
-    tmp/<name>/              work in progress, owned by whoever holds the lock of that name
+    tmp/<name>/              work in progress, owned by whoever holds the lock of that name; some is in memory
     locks/<name>.lock        flock(2): the system drops it when its holder dies, however it dies
     logs/                    of what failed, until it is tried again
     pins/<name>.json         which entry a name stands for; a pinned entry is not pruned
@@ -33,6 +33,7 @@ from typing import Any
 import filelock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness import scratch
 from harness.errors import InfrastructureError
 
 ENTRY_FILE = ".entry.json"
@@ -259,24 +260,29 @@ class Store:
     # ---- work in progress
 
     @contextmanager
-    def workspace(self, name: str) -> Iterator[Path]:
+    def workspace(self, name: str, *, size: int | None = None) -> Iterator[Path]:
         """An empty folder that nobody else uses, deleted afterwards.
 
         Its path is the same from one time to the next (`name` and a small number), since debug information
-        and compiler caches may depend on it.
+        and compiler caches may depend on it. size: about how many bytes will be in it; if there is plenty of
+        memory, it is there. None: it is on the cache's disk, so what is made can be renamed into the cache.
         """
         with self._writing(name):
             self._remove_leftovers()
             number = 0
             while (lock := self._try_lock(f"{name}-{number}")) is None:
                 number += 1
-            folder = self.root / "tmp" / f"{name}-{number}"
             try:
-                _remove_tree(folder)
-                folder.mkdir(parents=True)
-                yield folder
+                folder = None if size is None else scratch.make(self.root, f"{name}-{number}", size)
+                if folder is None:
+                    folder = self.root / "tmp" / f"{name}-{number}"
+                    _remove_tree(folder)
+                    folder.mkdir(parents=True)
+                try:
+                    yield folder
+                finally:
+                    _remove_tree(folder)
             finally:
-                _remove_tree(folder)
                 lock.release()
 
     @contextmanager
@@ -359,8 +365,9 @@ class Store:
 
     def _remove_leftovers(self) -> None:
         """Delete work in progress of processes that are no more."""
-        for folder in sorted((self.root / "tmp").glob("*")):
-            lock = self._try_lock(folder.name.removesuffix(".old"))
+        on_disk = ((folder.name, folder) for folder in (self.root / "tmp").glob("*"))
+        for name, folder in (*on_disk, *scratch.existing(self.root)):
+            lock = self._try_lock(name.removesuffix(".old"))
             if lock is not None:
                 try:
                     _remove_tree(folder)
@@ -373,7 +380,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            if not _below(error, self.root):
+            if not _below(error, self.root) and not _below(error, scratch.SHM):
                 raise
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 free = shutil.disk_usage(_existing(self.root)).free

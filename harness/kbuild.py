@@ -1,0 +1,394 @@
+"""Kernel builds: pristine tree + compat + series + configuration + compiler, made once and kept.
+
+The kernel is built in a private copy of the tree, in an environment of its own, with everything fixed that
+would make two builds of the same input differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from harness import diagnostics, host, kconfig
+from harness.diagnostics import Warning
+from harness.errors import CompileError, InfrastructureError, UserError
+from harness.host import Compiler
+from harness.kconfig import KconfigReader, Request
+from harness.progress import Progress
+from harness.series import Series
+from harness.source import KernelSpec, Tree
+from harness.store import Store, digest
+
+KIND = "build"
+# Part of every key: to be raised when this module begins to build differently.
+RECIPE = "1"
+# Objects that a build has, roughly, when none was built here before.
+_USUAL_STEPS = 1100
+_NEEDED = ("make", "perl", "gzip", "ld", "nm", "git")
+# Bytes that a tree takes while it is built, with debug information (2.6.31: 0.6e9).
+_WORK_SIZE = 1 << 30
+# Architectures whose folder below arch/ has another name.
+SOURCE_ARCH = {"x86_64": "x86", "i386": "x86"}
+# Of the caller's environment the build sees nothing else: MAKEFLAGS, CROSS_COMPILE, V ... stay out.
+_KEPT = {"PATH", "HOME", "TMPDIR"}
+# Who built it, when and where is the same for everybody: 2.6.31 was released on that day.
+_BUILD_TIME = 1252534439
+_IDENTITY = {
+    "KBUILD_BUILD_TIMESTAMP": "Wed Sep 9 22:13:59 UTC 2009",
+    "KBUILD_BUILD_USER": "harness",
+    "KBUILD_BUILD_HOST": "localhost",
+    "KCONFIG_NOTIMESTAMP": "1",
+    "SOURCE_DATE_EPOCH": str(_BUILD_TIME),
+}
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What is to be built. `series` None: compat only, the kernel that a series is compared with."""
+
+    kernel: KernelSpec
+    tree: Tree
+    series: Series | None
+    flavour: str
+    compiler: Compiler
+
+    @cached_property
+    def compat(self) -> Series:
+        """What the tree needs in order to build with today's tools."""
+        return Series.load(self.kernel.compat, may_be_empty=True)
+
+    @cached_property
+    def requests(self) -> list[Request]:
+        """The symbols that the flavour asks for.
+
+        Raises:
+            UserError: there is no such flavour, or a fragment is malformed.
+        """
+        fragments = self.kernel.flavours.get(self.flavour)
+        if fragments is None:
+            known = ", ".join(sorted(self.kernel.flavours))
+            raise UserError(f"kernel {self.kernel.name} has no flavour `{self.flavour}`; it has: {known}")
+        return kconfig.merge(request for file in fragments for request in kconfig.read_fragment(file))
+
+    @cached_property
+    def series_requests(self) -> list[Request]:
+        """The symbols that are asked for where the patched tree defines them."""
+        files = self.kernel.series_fragments
+        requests = [request for file in files for request in kconfig.read_fragment(file)]
+        if self.series:
+            place = str(self.series.path / "series.toml")
+            requests += [Request(name, value, place) for name, value in self.series.all_config.items()]
+        return kconfig.merge(requests)
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over all that goes in: two specs with the same key give the same kernel."""
+        asked = [f"{request.symbol}={request.value}" for request in (*self.requests, *self.series_requests)]
+        variables = json.dumps(self.kernel.make_variables, sort_keys=True)
+        return digest(
+            RECIPE,
+            self.tree.id,
+            self.compat.digest,
+            *(patch.diff for patch in (self.series.all_patches() if self.series else ())),
+            "\n".join(asked),
+            self.compiler.version_line,
+            self.kernel.arch,
+            self.kernel.image,
+            variables,
+        )
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        count = len(self.series.all_patches()) if self.series else 0
+        series = f"{self.series.name} ({count} patches)" if self.series else "compat only"
+        return f"Linux {self.tree.version}, {series}, {self.flavour}, {self.compiler.name}"
+
+
+class SeriesInfo(BaseModel):
+    """The series of a build: name, digest, names of the patches applied."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    patches: tuple[str, ...]
+
+
+class Build(BaseModel):
+    """A finished kernel. path: its folder in the cache. seconds: what it took. cached: it was made earlier.
+
+    commands: what was run in the patched tree. steps: commands that the build consisted of.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    path: Path
+    kernel_version: str
+    tree_id: str
+    compiler: str
+    flavour: str
+    series: SeriesInfo | None
+    compat: tuple[str, ...]
+    warnings: tuple[Warning, ...]
+    commands: tuple[str, ...]
+    steps: int
+    seconds: float
+    cached: bool = False
+
+    @property
+    def config_path(self) -> Path:
+        """The .config."""
+        return self.path / "config"
+
+    @property
+    def bzimage(self) -> Path:
+        """What QEMU boots."""
+        return self.path / "bzImage"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The kernel with symbols and debug information."""
+        return self.path / "vmlinux"
+
+    @property
+    def system_map(self) -> Path:
+        """Symbols by address."""
+        return self.path / "System.map"
+
+    @property
+    def log(self) -> Path:
+        """All that patching, configuring and compiling printed."""
+        return self.path / "build.log"
+
+
+def find(store: Store, spec: BuildSpec) -> Build | None:
+    """The build, if it was made before."""
+    folder = store.find(KIND, spec.key)
+    return None if folder is None else _load(folder, cached=True)
+
+
+def build(store: Store, spec: BuildSpec, progress: Progress, *, jobs: int | None = None) -> Build:
+    """The build, made now unless it was made before. jobs: compilers at once; None: one for each CPU.
+
+    Raises:
+        UserError: a patch does not apply, a config symbol did not take effect.
+        CompileError: it does not compile.
+        InfrastructureError: a tool is missing, the disk or the memory is full.
+    """
+    found = find(store, spec)
+    if found is not None:
+        return found
+    for tool in _NEEDED:
+        host.find_tool(tool)
+    log = store.log_path(KIND, spec.key)
+    folder = store.build(
+        KIND, spec.key, lambda folder: _Job(store, spec, progress, log, jobs).make(folder), what=spec.what
+    )
+    return _load(folder, cached=False)
+
+
+def _load(folder: Path, *, cached: bool) -> Build:
+    data = json.loads((folder / "build.json").read_bytes())
+    return Build.model_validate({**data, "path": folder, "cached": cached})
+
+
+class _Job:
+    """One build being made."""
+
+    def __init__(
+        self, store: Store, spec: BuildSpec, progress: Progress, log: Path, jobs: int | None
+    ) -> None:
+        self.store = store
+        self.spec = spec
+        self.progress = progress
+        self.log = log
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.commands: list[str] = []
+        self.steps = 0
+
+    def make(self, folder: Path) -> None:
+        """Do it all; what is to be kept goes into `folder`."""
+        started = time.monotonic()
+        self.log.write_text(f"{self.spec.what}\nkey {self.spec.key}\ntree {self.spec.tree.origin}\n")
+        with self.store.workspace("kernel", size=_WORK_SIZE) as work:
+            tree = work / "linux"
+            with self.progress.task(f"patching: {self.spec.what}"):
+                self._patched_copy(tree)
+            environment = self._environment(work)
+            self._configure(tree, environment)
+            output = self._compile(tree, environment)
+            for source, name in (
+                (self.spec.kernel.image, "bzImage"),
+                ("vmlinux", "vmlinux"),
+                ("System.map", "System.map"),
+                (".config", "config"),
+            ):
+                shutil.move(tree / source, folder / name)
+        self._describe(folder, output, time.monotonic() - started)
+        shutil.move(self.log, folder / "build.log")
+
+    def _patched_copy(self, tree: Path) -> None:
+        """The tree without the architectures that are neither built nor patched: two fifths of its files."""
+        spec, pristine = self.spec, self.spec.tree.path
+        series = [spec.compat, *([spec.series] if spec.series else [])]
+        patched = {file for one in series for patch in one.all_patches() for file in patch.files}
+        wanted = {SOURCE_ARCH.get(spec.kernel.arch, spec.kernel.arch)}
+        wanted |= {file.split("/")[1] for file in patched if file.startswith("arch/")}
+        (tree / "arch").mkdir(parents=True)
+        copy = ["cp", "--archive", "--reflink=auto", "--target-directory"]
+        host.run([*copy, tree, *(path for path in pristine.iterdir() if path.name != "arch")])
+        arch = [path for path in (pristine / "arch").iterdir() if path.is_file() or path.name in wanted]
+        host.run([*copy, tree / "arch", *arch])
+        for one in series:
+            one.apply(tree, self.log)
+
+    def _environment(self, work: Path) -> dict[str, str | None]:
+        """Nothing of the caller's; the compiler by its name, through ccache if there is one."""
+        tools = work / "bin"
+        tools.mkdir()
+        ccache = host.have_tool("ccache")
+        target = host.find_tool("ccache") if ccache else self.spec.compiler.path
+        (tools / self.spec.compiler.name).symlink_to(target)
+        compilers = self.spec.compiler.path.parent
+        return {
+            **{name: None for name in os.environ if name not in _KEPT},
+            **_IDENTITY,
+            "PATH": f"{tools}:{compilers}:{os.environ.get('PATH', os.defpath)}",
+            # Debug information names the folder of the build. Mapped to "." it is the same everywhere, and
+            # ccache may hit whichever folder an earlier build was made in (NOHASHDIR).
+            "KCFLAGS": f"-fdebug-prefix-map={work / 'linux'}=.",
+            "KAFLAGS": f"-fdebug-prefix-map={work / 'linux'}=.",
+            "CCACHE_DIR": str(self.store.root / "ccache") if ccache else None,
+            "CCACHE_NOHASHDIR": "1" if ccache else None,
+            "CCACHE_MAXSIZE": "5G" if ccache else None,
+        }
+
+    def _make_words(self, *words: str) -> list[str]:
+        spec = self.spec
+        variables = {
+            "ARCH": spec.kernel.arch,
+            "CC": spec.compiler.name,
+            "HOSTCC": spec.compiler.name,
+            **spec.kernel.make_variables,
+        }
+        return ["make", *(f"{name}={value}" for name, value in variables.items()), *words]
+
+    def _configure(self, tree: Path, environment: dict[str, str | None]) -> None:
+        """`make allnoconfig` with the merged fragments, and the proof that each symbol took effect."""
+        defined = kconfig.defined_symbols(tree)
+        self._require_defined(defined)
+        wanted = [request for request in self.spec.series_requests if request.symbol in defined]
+        requests = kconfig.merge([*self.spec.requests, *wanted])
+        merged = tree.parent / "merged.config"
+        merged.write_text("".join(f"{request.line}\n" for request in requests))
+        words = self._make_words(f"KCONFIG_ALLCONFIG={merged}", "allnoconfig")
+        self.commands.append(shlex.join(words).replace(str(merged), "merged.config"))
+        result = host.run(words, cwd=tree, env=environment, log=self.log, check=False)
+        if result.returncode != 0:
+            raise self._failure(result.stdout, "cannot be configured")
+        arch = self.spec.kernel.arch
+        reader = KconfigReader(
+            tree,
+            self.spec.kernel.kconfig,
+            {
+                "ARCH": arch,
+                "SRCARCH": SOURCE_ARCH.get(arch, arch),
+                "KERNELVERSION": self.spec.tree.version,
+                "CC": self.spec.compiler.name,
+                "LD": "ld",
+            },
+        )
+        kconfig.require(requests, tree / ".config", reader)
+
+    def _require_defined(self, defined: set[str]) -> None:
+        """A whole series must define every symbol that its series.toml asks for; a prefix need not yet."""
+        series = self.spec.series
+        if series is None or not series.whole:
+            return
+        missing = sorted(series.all_config.keys() - defined)
+        if missing:
+            raise UserError(
+                f"{series.path / 'series.toml'}: config: no Kconfig file of the patched tree defines "
+                f"{', '.join(missing)}"
+            )
+
+    def _compile(self, tree: Path, environment: dict[str, str | None]) -> str:
+        target = Path(self.spec.kernel.image).name
+        # --output-sync: what two compilers say at once must not be mixed, not even within a line.
+        words = ["nice", *self._make_words(f"-j{self.jobs}", "--output-sync=target", target)]
+        self.commands.append(shlex.join(words[1:]))
+        with self.progress.task(f"building: {self.spec.what}", self._expected_steps()) as task:
+
+            def on_line(line: str) -> None:
+                if step := diagnostics.STEP.match(line):
+                    self.steps += 1
+                    task.update(completed=self.steps, detail=step["target"])
+
+            result = host.run(words, cwd=tree, env=environment, log=self.log, check=False, on_line=on_line)
+        if result.returncode != 0:
+            raise self._failure(result.stdout, "does not compile")
+        return result.stdout
+
+    def _expected_steps(self) -> int:
+        """As many as the last build had."""
+        for entry in self.store.entries():
+            if entry.kind == KIND:
+                return _load(self.store.path(entry), cached=True).steps
+        return _USUAL_STEPS
+
+    def _describe(self, folder: Path, output: str, seconds: float) -> None:
+        spec = self.spec
+        warnings = diagnostics.warnings(output.splitlines())
+        facts = Build(
+            key=spec.key,
+            path=folder,
+            kernel_version=spec.tree.version,
+            tree_id=spec.tree.id,
+            compiler=spec.compiler.version_line,
+            flavour=spec.flavour,
+            series=_series_info(spec.series),
+            compat=tuple(patch.name for patch in spec.compat.all_patches()),
+            warnings=tuple(warnings),
+            commands=tuple(self.commands),
+            steps=self.steps,
+            seconds=seconds,
+        )
+        (folder / "build.json").write_text(facts.model_dump_json(indent=1, exclude={"path", "cached"}))
+
+    def _failure(self, output: str, how: str) -> UserError | InfrastructureError:
+        """The first error of the log, with its context, and whose patch the file belongs to."""
+        if "No space left on device" in output:
+            return InfrastructureError(
+                "the disk became full during a kernel build",
+                hint="free some space, or `harness cache prune`",
+                log=self.log,
+            )
+        if "Killed signal terminated program" in output:
+            return InfrastructureError(
+                "the system killed a compiler: most likely out of memory",
+                hint="free some memory",
+                log=self.log,
+            )
+        file, lines = diagnostics.first_error(output.splitlines())
+        series = self.spec.series
+        touching = [p.name for p in (series.all_patches() if series else ()) if file and file in p.files]
+        whose = f"\n{file} is touched by {', '.join(touching)}" if touching else ""
+        shown = "\n".join(f"  {line}" for line in lines)
+        return CompileError(f"{self.spec.what}: {how}:\n{shown}{whose}", log=self.log)
+
+
+def _series_info(series: Series | None) -> SeriesInfo | None:
+    if series is None:
+        return None
+    patches = tuple(patch.name for patch in series.all_patches())
+    return SeriesInfo(name=series.name, digest=series.digest, patches=patches)

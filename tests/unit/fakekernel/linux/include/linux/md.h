@@ -1,0 +1,1 @@
+#define MD_VERSION 4

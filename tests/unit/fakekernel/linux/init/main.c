@@ -1,0 +1,9 @@
+/* Compiled with each build. */
+extern int md_init(void);
+
+void start_kernel(void)
+{
+#ifdef CONFIG_MD
+	md_init();
+#endif
+}
