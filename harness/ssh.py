@@ -1,0 +1,221 @@
+"""One SSH connection to a guest, for one command at a time.
+
+fabric holds the connection, its SFTP session and the shell. Commands use a channel of that connection
+directly: fabric's own runner looks for the end of a command every 10 ms and takes 20 ms for one, this way
+takes 12.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import fabric
+import paramiko
+
+from harness.errors import GuestLost, InfrastructureError
+from harness.keys import RunKeys
+from harness.machine import Machine
+
+if TYPE_CHECKING:
+    from paramiko import Channel, SFTPClient
+
+LOGIN_SECONDS = 10.0
+"""For TCP connection, key exchange and authentication on the reference host, where they take 0.15 s."""
+
+# SSH flow control must not make a command wait on stderr while stdout is read: both share one window.
+WINDOW = 1 << 30
+# Seconds between the end of the connection and what the console has to say about it.
+LAST_WORDS = 1.0
+
+# What goes wrong is raised; without a handler the library's log lines would go to the terminal.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class Overdue(Exception):
+    """A command was still running when its time was up. stdout, stderr: what it had printed."""
+
+    def __init__(self, seconds: float, stdout: bytes, stderr: bytes) -> None:
+        super().__init__(seconds)
+        self.seconds, self.stdout, self.stderr = seconds, stdout, stderr
+
+
+class Link:
+    """A connection, logged in as root with the guest's host key pinned.
+
+    The guest's death ends it at once, and with it every call that waits on it. Making one raises
+    GuestError: the guest died or does not answer; InfrastructureError: it has other keys than ``keys``.
+
+    One command at a time: dropbear (2022.83, sesscheckclose) closes a channel whose command has not started
+    yet when the command of another channel ends.
+    """
+
+    def __init__(self, machine: Machine, keys: RunKeys) -> None:
+        self._machine = machine
+        with ExitStack() as stack:
+            self._connection = self._connect(keys, stack)
+            self._stack = stack.pop_all()
+
+    def _connect(self, keys: RunKeys, stack: ExitStack) -> fabric.Connection:
+        machine = self._machine
+        patience = LOGIN_SECONDS * machine.slowdown
+        with self.ended("connect", patience):
+            link = stack.enter_context(socket.create_connection(("127.0.0.1", machine.ssh_port), patience))
+        # A command is several small packets; without this each second one waits 40 ms for an acknowledgement.
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def cut() -> None:
+            with suppress(OSError):  # closed already
+                link.shutdown(socket.SHUT_RDWR)
+
+        machine.console.on_death(cut)
+        stack.callback(machine.console.remove_on_death, cut)
+        connection = fabric.Connection(
+            "127.0.0.1",
+            user="root",
+            port=machine.ssh_port,
+            # lazy: the user's own fabric and ssh settings are for other hosts.
+            config=fabric.Config(lazy=True, overrides={"load_ssh_configs": False}),
+            connect_kwargs={
+                "sock": link,
+                "pkey": paramiko.Ed25519Key.from_private_key(io.StringIO(keys.client_private)),
+                "look_for_keys": False,
+                "allow_agent": False,
+                "timeout": patience,
+                "banner_timeout": patience,
+                "auth_timeout": patience,
+            },
+        )
+        stack.callback(connection.close)
+        algorithm, _, public = keys.host_public.partition(" ")
+        pinned = paramiko.Ed25519Key(data=base64.b64decode(public))
+        connection.client.get_host_keys().add(f"[127.0.0.1]:{machine.ssh_port}", algorithm, pinned)
+        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        try:
+            with self.ended("log in", patience):
+                connection.open()
+        except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as e:
+            raise InfrastructureError(
+                f"what answers on port {machine.ssh_port} is not this run's guest: {e}",
+                hint="boot with an initramfs that holds this run's keys",
+                log=machine.console_log,
+            ) from e
+        return connection
+
+    def close(self) -> None:
+        """End the connection."""
+        self._stack.close()
+
+    @contextmanager
+    def ended(self, what: str, patience: float | None = None) -> Iterator[None]:
+        """Turns the end of the connection into the GuestError that says why it ended.
+
+        patience: seconds after which the end means that nothing answered: KernelHang.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        except (paramiko.BadHostKeyException, paramiko.AuthenticationException):
+            raise
+        except (paramiko.SSHException, EOFError, OSError) as e:
+            if patience is not None and time.monotonic() - began >= patience:
+                raise self._machine.hang(f"nothing answered to {what} within {patience:.0f} s") from e
+            console = self._machine.console
+            console.wait_death(LAST_WORDS * self._machine.slowdown)
+            console.check()
+            raise GuestLost(
+                f"the SSH connection ended at {what}: {str(e) or type(e).__name__}; the kernel said nothing",
+                log=self._machine.console_log,
+                hint="the SSH server in the guest may have been killed: the log may tell",
+            ) from e
+
+    def execute(self, text: str, limit: float | None, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Exit code (-1: a signal ended it), stdout, stderr of a shell command that gets ``limit`` seconds.
+
+        Raises Overdue: it needs more. GuestError.
+        """
+        began = time.monotonic()
+        with self.ended(f"`{text}`"), ExitStack() as stack:
+            try:
+                channel = stack.enter_context(self._session(limit))
+            except paramiko.SSHException:
+                if limit is not None and time.monotonic() - began >= limit:
+                    raise Overdue(limit, b"", b"") from None
+                raise
+            expired = stack.enter_context(_closed_after(channel, limit))
+            try:
+                channel.exec_command(text)
+            except paramiko.SSHException:
+                if not expired.is_set():
+                    raise
+            with suppress(OSError):  # the command ended without reading all of it
+                channel.sendall(stdin)
+            channel.shutdown_write()
+            out, err = _drain(channel.recv), _drain(channel.recv_stderr)
+            channel.status_event.wait()
+            code = int(channel.exit_status)
+            if expired.is_set():
+                raise Overdue(limit or 0.0, out, err)
+            if code == -1:
+                # A signal ended it, or the connection is no more: opening a channel tells.
+                self._session(limit).close()
+        return code, out, err
+
+    def _session(self, limit: float | None) -> Channel:
+        transport = self._connection.transport
+        if transport is None:
+            raise EOFError("it was closed before")
+        session: Channel = transport.open_session(window_size=WINDOW, timeout=limit)
+        return session
+
+    def sftp(self, limit: float) -> SFTPClient:
+        """The SFTP session; it raises TimeoutError when no answer comes for ``limit`` seconds."""
+        client: SFTPClient = self._connection.sftp()
+        channel = client.get_channel()
+        if channel is not None:
+            channel.settimeout(limit)
+        return client
+
+    def shell(self) -> int:
+        """A login shell on this terminal until it ends; its exit code, or -1. Raises GuestError."""
+        with self.ended("the shell"):
+            code = int(self._connection.shell().exited)
+            if code == -1:
+                self._session(LOGIN_SECONDS * self._machine.slowdown).close()
+        return code
+
+
+@contextmanager
+def _closed_after(channel: Channel, seconds: float | None) -> Iterator[threading.Event]:
+    """Close a channel when its time is up, which ends every call on it; the event says it was so."""
+    expired = threading.Event()
+    if seconds is None:
+        yield expired
+        return
+
+    def expire() -> None:
+        expired.set()
+        with suppress(paramiko.SSHException, EOFError, OSError):  # the connection ended just then
+            channel.close()
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
+
+
+def _drain(receive: Callable[[int], bytes]) -> bytes:
+    parts = []
+    while part := receive(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
