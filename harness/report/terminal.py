@@ -27,6 +27,7 @@ from harness.report.summary import (
 from harness.shares import Verdict
 
 if TYPE_CHECKING:
+    from harness.validate import Validation
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -98,6 +99,28 @@ def cache(root: Path, entries: Sequence[Entry], console: Console | None = None) 
         out.print(table)
     number = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
     out.print(_text(f"{number}, {sum(e.size for e in entries) / 1e6:.0f} MB in {root}"))
+
+
+def validation(result: Validation, console: Console | None = None) -> None:
+    """Each patch of a series: whether its prefix builds and boots, and the warnings that it brought."""
+    out = console or _console()
+    table = _table("", "patch", "new warnings", "seconds")
+    for patch in result.patches:
+        style = _STYLES["pass" if patch.ok else "fail"]
+        table.add_row(
+            _text("ok" if patch.ok else "FAIL", style),
+            _text(patch.name),
+            str(len(patch.new_warnings)),
+            f"{patch.seconds:.1f}",
+        )
+    out.print(table)
+    for patch in result.patches:
+        if patch.error:
+            out.print(_text(f"{patch.name}: {patch.error}"))
+        for warning in patch.new_warnings:
+            out.print(_text(f"{patch.name}: {warning.file}:{warning.line}: {warning.text} [{warning.flag}]"))
+    good = sum(patch.ok for patch in result.patches)
+    out.print(_text(f"{good} of {len(result.patches)} prefixes build and boot without a new warning"))
 
 
 def _console() -> Console:

@@ -1,0 +1,188 @@
+"""``harness bench``: how fast the harness is, and how steady what it measures, on this machine and now.
+
+Hosts are shared and noisy: every figure is a median or a ratio of one run, and says how often it was taken.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import project, progress, testbed
+from harness import scenario as scenarios
+from harness.campaign import Campaign
+from harness.errors import EXIT_FAILED, EXIT_PASSED, MeasurementError
+from harness.machine import INIT
+from harness.record import MachineRecord, Recorder
+from harness.scenario import Scenario
+from harness.session import new_run_folder
+from harness.store import Store
+from harness.testbed import Testbed
+
+BOOTS = 7
+ROUND_TRIPS = 200
+REPETITIONS = 10
+VIRTUAL, REAL = "cgroup-80-20", "cgroup-80-20-real"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure. goal: what it should stay below, in its unit; None: no goal."""
+
+    what: str
+    value: float
+    unit: str
+    goal: float | None
+    how: str
+
+    @property
+    def met(self) -> bool:
+        """Whether it is within its goal."""
+        return self.goal is None or self.value <= self.goal
+
+
+def run(kernel: str, series: Path | None) -> int:
+    """Measure and print; 0 when every goal is met, else 1. The record of all machines is in the run's folder."""
+    shown = progress.default()
+    bed = testbed.prepare(Store.default(), kernel, series, shown)
+    recorder = Recorder.start(new_run_folder(), ["harness", *sys.argv[1:]])
+    figures: list[Figure] = []
+    for measure in (_boots, _suite, _virtual_spread, _real_spread):
+        with shown.task(measure.__doc__ or measure.__name__):
+            figures += measure(bed, recorder)
+    recorder.finish()
+    _print(figures)
+    print(f"record: {recorder.folder / 'run.json'}")
+    return EXIT_PASSED if all(f.met for f in figures) else EXIT_FAILED
+
+
+def _boots(bed: Testbed, recorder: Recorder) -> list[Figure]:
+    """boots and SSH"""
+    init, ssh, trips = [], [], []
+    for number in range(BOOTS):
+        with bed.boot(recorder.folder / f"boot-{number}") as guest:
+            guest.run(["true"])
+            ssh.append(time.monotonic() - guest.machine.started)
+            seen = guest.machine.console.seen(INIT)
+            assert seen is not None, "a guest that answers has printed its first line"
+            init.append(seen - guest.machine.started)
+            if number == BOOTS - 1:
+                trips = [guest.run(["true"]).seconds for _ in range(ROUND_TRIPS)]
+    gap = statistics.median(s - i for s, i in zip(ssh, init, strict=True))
+    how = f"median of {BOOTS} boots"
+    return [
+        Figure("QEMU start to /init", statistics.median(init), "s", None, how),
+        Figure("QEMU start to first SSH answer", statistics.median(ssh), "s", None, how),
+        Figure("first SSH answer after /init", gap, "s", 0.6, how),
+        Figure("SSH command round trip", 1000 * statistics.median(trips), "ms", 20, f"median of {ROUND_TRIPS}"),
+    ]
+
+
+def _suite(bed: Testbed, recorder: Recorder) -> list[Figure]:
+    """the scenarios, one machine at a time"""
+    wanted = [s for s in scenarios.load_all(project.scenarios_dir()) if s.clock == "virtual"]
+    began = time.monotonic()
+    first = len(recorder.run.machines)
+    with Campaign(bed, recorder, lambda s: s.name, workers=1) as campaign:
+        campaign.start(wanted)
+        for scenario in wanted:
+            campaign.verdict(scenario)
+    wall = time.monotonic() - began
+    machines = recorder.run.machines[first:]
+    useful = sum(m.seconds_to_ready or 0.0 for m in machines)
+    ratios = [m.seconds_to_ready / m.guest_seconds for m in machines if m.seconds_to_ready and m.guest_seconds]
+    how = f"{len(wanted)} scenarios, {len(machines)} machines"
+    return [
+        Figure("harness time over boot and fio time", 100 * (wall - useful) / useful, "%", 10, how),
+        Figure("wall over guest time, virtual clock", statistics.median(ratios), "", 0.5, f"median, {how}"),
+    ]
+
+
+def _virtual_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
+    """one seed again and again on the virtual clock, half of it on a loaded host"""
+    scenario = _named(VIRTUAL)
+    prints = []
+    for number in range(REPETITIONS):
+        with _load() if number % 2 else nullcontext(), _campaign(bed, recorder, number) as campaign:
+            prints.append(campaign.counters(scenario).fingerprint)
+    return [
+        Figure(
+            "different outcomes of one seed",
+            len(set(prints)) - 1,
+            "",
+            0,
+            f"every counter and time stamp of {REPETITIONS} runs, {REPETITIONS // 2} with every core busy",
+        )
+    ]
+
+
+def _real_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
+    """repetitions on the real clock"""
+    scenario = _named(REAL)
+    group = scenario.group[0].name
+    values = []
+    with _campaign(bed, recorder, 0) as campaign:
+        for seed in range(1, REPETITIONS + 1):
+            outcome = campaign.counters(scenario, seed=seed)
+            first, last = outcome.window
+            done = {g.name: outcome.ios(g.name)[last] - outcome.ios(g.name)[first] for g in scenario.group}
+            values.append(100 * done[group] / sum(done.values()))
+    how = f"share of {group} in {scenario.name}, {REPETITIONS} seeds"
+    return [
+        Figure("spread of shares, real clock", max(values) - min(values), "points", None, f"range: {how}"),
+        Figure("standard deviation of shares, real clock", statistics.stdev(values), "points", 1.0, how),
+    ]
+
+
+def _named(name: str) -> Scenario:
+    return scenarios.load(project.scenarios_dir() / f"{name}.toml")
+
+
+@contextmanager
+def _campaign(bed: Testbed, recorder: Recorder, number: int) -> Iterator[Campaign]:
+    """A campaign of its own, so that a seed is run again, in a folder of its own."""
+    inner = Recorder.start(recorder.folder / f"repetition-{number}", recorder.run.argv)
+    with Campaign(bed, inner, lambda s: s.name, workers=1) as campaign:
+        yield campaign
+    machines: list[MachineRecord] = inner.run.machines
+    if any(m.exit not in (0, None) for m in machines):
+        raise MeasurementError("a machine of the bench ended badly", log=inner.folder / "run.json")
+    inner.finish()
+
+
+def _burn() -> None:
+    while True:
+        pass
+
+
+@contextmanager
+def _load() -> Iterator[None]:
+    """Every core of the host is busy."""
+    burners = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(os.cpu_count() or 1)]
+    for burner in burners:
+        burner.start()
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.terminate()
+            burner.join()
+
+
+def _print(figures: list[Figure]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "measured", "goal", "", "how", box=None, pad_edge=False)
+    for f in figures:
+        goal = "" if f.goal is None else f"{f.goal:g} {f.unit}".strip()
+        mark = "" if f.goal is None else "ok" if f.met else "MISSED"
+        table.add_row(f.what, f"{f.value:.3g} {f.unit}".strip(), goal, mark, f.how)
+    Console().print(table)

@@ -1,0 +1,351 @@
+"""All runs of all scenarios: which machines to boot, several at a time, until every share is judged.
+
+A run is one machine and one sample. On the virtual clock nothing that happens on the host reaches the guest
+before the measurement is over, so there is one machine per core of the host. On the real clock there is one at
+a time, after those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from harness import outcome, script, shares
+from harness.errors import GuestError, HarnessError, InfrastructureError
+from harness.guest import Guest
+from harness.kbuild import Build
+from harness.machine import INIT, Disk, Machine
+from harness.record import (
+    ControlRecord,
+    GroupRecord,
+    MachineRecord,
+    Recorder,
+    ScenarioRecord,
+)
+from harness.scenario import Clock, Control, Scenario
+from harness.script import Role
+from harness.testbed import Testbed
+
+BOOT_SECONDS = 60.0
+"""Seconds of host time, on the reference host, in which a guest must have booted."""
+
+SLOWEST_CLOCK = 5.0
+"""Seconds of host time that a second of guest time may take on the virtual clock of the reference host (usual: 0.4)."""
+
+CONTROL_SAMPLES = shares.MIN_SAMPLES
+
+
+T = TypeVar("T")
+
+
+class Stopped(HarnessError):
+    """A run that was not made because the campaign ended before: a guest died, or the user interrupted."""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """One machine: what it is for."""
+
+    scenario: str
+    role: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder below the run's, and the machine's id in the record."""
+        return f"{self.scenario}/{self.role}-{self.seed}"
+
+
+class Campaign:
+    """Runs scenarios on a testbed and records what came out. A context manager: leaving it ends every machine.
+
+    ``start`` submits the first look's runs of every scenario in order; ``verdict`` waits for one scenario, adds
+    samples while they can decide it, judges, and writes the record.
+    """
+
+    def __init__(
+        self, testbed: Testbed, recorder: Recorder, repeat: Callable[[Scenario], str], workers: int | None = None
+    ) -> None:
+        self.testbed = testbed
+        self.recorder = recorder
+        self._repeat = repeat
+        self._pools: dict[Clock, ThreadPoolExecutor] = {
+            "virtual": ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="machine"),
+            "real": ThreadPoolExecutor(1, thread_name_prefix="machine"),
+        }
+        self._runs: dict[RunKey, Future[outcome.Outcome]] = {}
+        self._clocks: dict[RunKey, Clock] = {}
+        self._saturations: dict[tuple[object, ...], Future[shares.Saturation]] = {}
+        self._machines: set[Machine] = set()
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def __enter__(self) -> Campaign:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def stop(self) -> None:
+        """No further run is started, and the machines that run are ended."""
+        with self._lock:
+            self._stopping = True
+            machines = list(self._machines)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        for machine in machines:
+            machine.kill()
+
+    # ---- what to run
+
+    def start(self, scenarios: list[Scenario]) -> None:
+        """Submit the runs of the first look, scenario by scenario."""
+        for scenario in scenarios:
+            self._saturation(scenario)
+            for role, control in _roles(scenario):
+                for seed in range(1, CONTROL_SAMPLES + 1):
+                    self._submit(scenario, role, seed, control)
+
+    def verdict(self, scenario: Scenario) -> ScenarioRecord:
+        """Judge a scenario; blocks until its runs are done. Raises GuestError when a guest died, MeasurementError when
+        counters disagree, Stopped when the campaign ended before.
+        """
+        entry = self._new_entry(scenario)
+        saturation = self._wait(self._saturation(scenario))
+        entry.saturation = saturation
+        entry.samples, entry.judged = self._judge(scenario, None, saturation)
+        for control in scenario.control:
+            samples, judged = self._judge(scenario, control, saturation)
+            entry.controls.append(
+                ControlRecord(
+                    name=control.name,
+                    kind=control.kind,
+                    description=_describe(control),
+                    samples=samples,
+                    judged=judged,
+                    verdict=shares.control_verdict(judged),
+                )
+            )
+        uncontrolled = next(c for c in entry.controls if c.kind == "compat")
+        entry.conservation = shares.conservation(
+            [s.iops for s in entry.samples], [s.iops for s in uncontrolled.samples]
+        )
+        entry.verdict, entry.reasons = shares.scenario_verdict(
+            entry.judged, {c.name: c.judged for c in entry.controls if c.judged}
+        )
+        first = self._wait(self._submit(scenario, "series", 1, None))
+        entry.bandwidth = {g.name: first.rates(g.name) for g in scenario.group}
+        with self.recorder.change() as run:
+            run.scenarios.append(entry)
+        return entry
+
+    def counters(self, scenario: Scenario, role: Role = "series", *, seed: int = 1) -> outcome.Outcome:
+        """One run's counters; made now unless it was made before."""
+        control = next((c for r, c in _roles(scenario) if r == role), None)
+        return self._wait(self._submit(scenario, role, seed, control))
+
+    def _judge(
+        self, scenario: Scenario, control: Control | None, saturation: shares.Saturation
+    ) -> tuple[list[shares.Sample], shares.ShareVerdict]:
+        role = _role(control)
+        wanted = CONTROL_SAMPLES
+        while True:
+            runs = [self._submit(scenario, role, seed, control) for seed in range(1, wanted + 1)]
+            samples = []
+            for seed, future in enumerate(runs, 1):
+                sample = outcome.sample(scenario, self._wait(future), seed, saturation.depth)
+                shares.crosscheck(sample.total_ios_kernel, sample.fio_ios)
+                samples.append(sample)
+            judged = shares.judge(samples, scenario.targets, scenario.tolerance)
+            if not judged.needs_more or judged.next_look is None:
+                return samples, judged
+            wanted = judged.next_look
+
+    # ---- how
+
+    def _submit(
+        self, scenario: Scenario, role: Role, seed: int, control: Control | None
+    ) -> Future[outcome.Outcome]:
+        key = RunKey(scenario.name, control.name if control else "series", seed)
+        with self._lock:
+            if key not in self._runs:
+                if self._stopping:
+                    raise Stopped(f"{key.name} was not run: the run ended before")
+                self._clocks[key] = scenario.clock
+                self._runs[key] = self._pools[scenario.clock].submit(self._run, key, scenario, role, control)
+            return self._runs[key]
+
+    def _saturation(self, scenario: Scenario) -> Future[shares.Saturation]:
+        key = (scenario.clock, scenario.scheduler, scenario.disk, scenario.load.rw, scenario.load.bs)
+        with self._lock:
+            if key not in self._saturations:
+                if self._stopping:
+                    raise Stopped("the disk's saturation was not measured: the run ended before")
+                self._saturations[key] = self._pools[scenario.clock].submit(self._measure_saturation, scenario)
+            return self._saturations[key]
+
+    def _wait(self, future: Future[T]) -> T:
+        try:
+            return future.result()
+        except CancelledError:
+            raise Stopped("this scenario was not run to its end: the run ended before") from None
+
+    def _measure_saturation(self, scenario: Scenario) -> shares.Saturation:
+        load = f"{scenario.load.rw}-{scenario.load.bs}"
+        key = RunKey("saturation", f"{scenario.clock}-{scenario.scheduler}-{load}", 0)
+        files = script.compile_saturation(scenario, self._disk(scenario))
+        results = self._execute(key, scenario, self.testbed.compat, files, "saturation")
+        return shares.saturation(outcome.saturation_points(results))
+
+    def _run(self, key: RunKey, scenario: Scenario, role: Role, control: Control | None) -> outcome.Outcome:
+        weights = control.weights if control else ()
+        files = script.compile_scenario(scenario, role, key.seed, self._disk(scenario), weights)
+        build = self.testbed.compat if role == "compat" else self.testbed.build
+        results = self._execute(key, scenario, build, files, key.role if control is None else f"control {key.role}")
+        return outcome.parse(scenario, role, results)
+
+    def _disk(self, scenario: Scenario) -> str:
+        return self.testbed.spec.virtual_disk.device if scenario.clock == "virtual" else "/dev/vda"
+
+    def _execute(
+        self, key: RunKey, scenario: Scenario, build: Build, files: dict[str, bytes], role: str
+    ) -> dict[str, bytes]:
+        """Boot, let the script run, fetch /results. What came is kept beside the console log."""
+        folder = self.recorder.folder / key.name
+        folder.mkdir(parents=True, exist_ok=True)
+        virtual = scenario.clock == "virtual"
+        if not virtual:
+            self._wait_for_quiet()
+        settings = {"EXACT": "1", "HOLD_CLOCK": "1"} if virtual else {}
+        initrd = self.testbed.image.with_segment(folder / "initrd", self.testbed.segment(files, settings))
+        disks = () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
+        machine_spec = self.testbed.machine_spec(build, initrd, clock=scenario.clock, disks=disks)
+        entry: MachineRecord | None = None
+        machine = Machine(machine_spec, folder)
+        try:
+            with self._machine(machine):
+                entry = self._machine_entry(key, machine, scenario, build, role)
+                patience = SLOWEST_CLOCK * max(scenario.duration, len(script.DEPTHS) * script.SATURATION_SECONDS)
+                ready = machine.wait_ready(BOOT_SECONDS + (patience if virtual else 0.0))
+                with Guest.connect(machine, self.testbed.keys) as guest:
+                    ssh = time.monotonic() - machine.started
+                    if not virtual:
+                        guest.run(["sh", script.SCRIPT], timeout=patience)
+                    results = guest.get_tree(script.RESULTS)
+                    uptime = float(guest.run(["cat", "/proc/uptime"]).stdout.split()[0])
+        except GuestError as e:
+            self.recorder.died(key.name, e)
+            self.stop()
+            raise
+        finally:
+            initrd.unlink(missing_ok=True)
+            if entry is not None:
+                with self.recorder.change():
+                    entry.wall_seconds = time.monotonic() - machine.started
+                    entry.exit = machine.exit_code
+        init = machine.console.seen(INIT)
+        with self.recorder.change():
+            entry.seconds_to_init = None if init is None else init - machine.started
+            entry.seconds_to_ready, entry.seconds_to_ssh, entry.guest_seconds = ready, ssh, uptime
+        for name, data in results.items():
+            (folder / Path(name).name).write_bytes(data)
+        self._check_script(key, results, folder, virtual)
+        return results
+
+    def _wait_for_quiet(self) -> None:
+        """The real clock sees what else the host does: let the machines of the virtual clock end first."""
+        with self._lock:
+            others = [f for key, f in self._runs.items() if self._clocks[key] == "virtual"]
+        futures.wait(others)
+
+    @contextlib.contextmanager
+    def _machine(self, machine: Machine) -> Iterator[None]:
+        """A machine that ``stop`` can end from another thread."""
+        with self._lock:
+            if self._stopping:
+                raise Stopped("not started: the run ended before")
+            self._machines.add(machine)
+        try:
+            with machine:
+                yield
+        except GuestError as e:
+            if self._stopping:
+                raise Stopped("ended with the run") from e
+            raise
+        finally:
+            with self._lock:
+                self._machines.discard(machine)
+
+    def _machine_entry(
+        self, key: RunKey, machine: Machine, scenario: Scenario, build: Build, role: str
+    ) -> MachineRecord:
+        entry = MachineRecord(
+            id=key.name,
+            role=role,
+            argv=list(machine.argv),
+            accel=machine.accel,
+            clock=scenario.clock,
+            started=datetime.now(UTC),
+            build=build.key,
+            scenario=scenario.name,
+            seed=key.seed,
+            console=machine.console_log,
+        )
+        with self.recorder.change() as run:
+            run.machines.append(entry)
+        return entry
+
+    def _check_script(self, key: RunKey, results: dict[str, bytes], folder: Path, virtual: bool) -> None:
+        """On the virtual clock nobody saw the script's exit code; /init left it in a file."""
+        if virtual and results.get("status", b"").strip() != b"0":
+            said = results.get("script.log", b"").decode(errors="replace").strip()[-600:] or "it printed nothing"
+            raise InfrastructureError(
+                f"{key.name}: the scenario's script failed in the guest: {said}", log=folder / "console.log"
+            )
+
+    def _new_entry(self, scenario: Scenario) -> ScenarioRecord:
+        return ScenarioRecord(
+            name=scenario.name,
+            title=scenario.title,
+            clock=scenario.clock,
+            rw=scenario.load.rw,
+            groups=[
+                GroupRecord(name=g.name, weight=float(g.weight), target=scenario.targets[g.name]) for g in scenario.group
+            ],
+            tolerance=scenario.tolerance,
+            command=self._repeat(scenario),
+        )
+
+
+def repeat_command(kernel: str, series: Path | None, nodeid: str) -> str:
+    """The one line that repeats a test: a shell command."""
+    words = ["harness", "test", "--kernel", kernel]
+    if series is not None:
+        words += ["--series", str(series)]
+    return shlex.join([*words, nodeid])
+
+
+def _role(control: Control | None) -> Role:
+    return control.kind if control else "series"
+
+
+def _roles(scenario: Scenario) -> list[tuple[Role, Control | None]]:
+    return [("series", None), *((_role(c), c) for c in scenario.control)]
+
+
+def _describe(control: Control) -> str:
+    if control.kind == "compat":
+        return "the kernel without the series"
+    return f"the series with weights {':'.join(map(str, control.weights))}"

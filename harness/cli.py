@@ -1,0 +1,246 @@
+"""The ``harness`` command: thin; every command calls one module. Errors end with their own exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from harness.errors import EXIT_ENVIRONMENT, EXIT_FAILED, HarnessError, InfrastructureError, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Build a Linux kernel with a patch series, boot it in QEMU, judge its block I/O bandwidth shares.",
+)
+kernel_app = typer.Typer(no_args_is_help=True, help="Base kernels: supply a source, list, build.")
+image_app = typer.Typer(no_args_is_help=True, help="The guest's userland.")
+cache_app = typer.Typer(no_args_is_help=True, help="What earlier runs built: list, prune, verify.")
+app.add_typer(kernel_app, name="kernel")
+app.add_typer(image_app, name="image")
+app.add_typer(cache_app, name="cache")
+
+KernelOption = Annotated[str, typer.Option("--kernel", help="Base kernel: a folder of kernel/.")]
+SeriesOption = Annotated[
+    Path | None, typer.Option("--series", help="Folder of the series; the project's own for that kernel by default.")
+]
+AccelOption = Annotated[
+    Literal["auto", "tcg", "kvm"],
+    typer.Option("--accel", help="auto: KVM where a guest has booted under it, else TCG."),
+]
+DEFAULT_KERNEL = "2.6.31"
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has and lacks."""
+    from harness import host
+    from harness.report import terminal
+
+    checks = host.doctor()
+    terminal.checks(checks)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(EXIT_ENVIRONMENT)
+
+
+@kernel_app.command("add")
+def kernel_add(
+    name: Annotated[str, typer.Argument(help="Which base kernel, e.g. 2.6.31.")],
+    path: Annotated[str, typer.Argument(help="A git repository (PATH@REV), a tarball or a folder.")],
+) -> None:
+    """Supply the source of a base kernel from this machine."""
+    from harness import progress, source, testbed
+    from harness.store import Store
+
+    tree = source.add(Store.default(), testbed.kernel_spec(name), path, progress.default())
+    typer.echo(f"kernel {name}: Linux {tree.version} from {tree.origin}")
+
+
+@kernel_app.command("list")
+def kernel_list() -> None:
+    """List the base kernels, and whether each one's source is at hand."""
+    from harness import project, source, testbed
+    from harness.store import Store
+
+    store = Store.default()
+    for manifest in sorted(project.kernel_dir("").glob("*/kernel.toml")):
+        tree = source.at_hand(store, testbed.kernel_spec(manifest.parent.name))
+        state = f"Linux {tree.version} from {tree.origin}" if tree else "source not at hand"
+        typer.echo(f"{manifest.parent.name}: {state}")
+
+
+@kernel_app.command("build")
+def kernel_build(
+    kernel: KernelOption = DEFAULT_KERNEL,
+    series: SeriesOption = None,
+    prefix: Annotated[
+        int | None, typer.Option(min=0, help="Build with the first N patches only; 0 is the kernel without the series.")
+    ] = None,
+) -> None:
+    """Build a kernel with a series, and say where it is."""
+    from harness import progress, testbed
+    from harness.store import Store
+
+    build = testbed.build_prefix(Store.default(), kernel, series, prefix, progress.default())
+    typer.echo(f"{build.bzimage}")
+    typer.echo(f"{len(build.warnings)} compiler warnings; log: {build.log}")
+
+
+@app.command()
+def validate(kernel: KernelOption = DEFAULT_KERNEL, series: SeriesOption = None) -> None:
+    """Build and boot every prefix of a series; show each patch's new compiler warnings."""
+    from harness import progress, testbed
+    from harness.report import terminal
+    from harness.store import Store
+
+    result = testbed.validate(Store.default(), kernel, series, progress.default())
+    terminal.validation(result)
+    if not result.ok:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@image_app.command("build")
+def image_build() -> None:
+    """Build the guest's programs and its initramfs."""
+    from harness import progress, userland
+    from harness.store import Store
+
+    image = userland.image(Store.default(), progress.default())
+    typer.echo(f"{image.path}")
+    typer.echo(", ".join(f"{name} {version}" for name, version in sorted(image.programs.items())))
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def boot(
+    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell: harness boot -- uname -a")] = None,
+    kernel: KernelOption = DEFAULT_KERNEL,
+    series: SeriesOption = None,
+    bare: Annotated[bool, typer.Option("--bare", help="Boot the kernel without the series.")] = False,
+    disk: Annotated[list[str] | None, typer.Option(help="Virtual disk, SIZE_MB[:IOPS]; may be given again.")] = None,
+    cpus: Annotated[int, typer.Option(min=1, max=8)] = 1,
+    memory: Annotated[int, typer.Option(min=128, help="MB")] = 256,
+    accel: AccelOption = "auto",
+) -> None:
+    """Boot, and open a shell over SSH or run a command there; the exit code is the command's."""
+    from harness import interactive
+
+    code = interactive.boot(
+        kernel,
+        series,
+        command or [],
+        bare=bare,
+        disks=disk or [],
+        cpus=cpus,
+        memory_mb=memory,
+        accel=accel,
+    )
+    raise typer.Exit(code)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]},
+)
+def test(
+    selection: Annotated[list[str] | None, typer.Argument(help="Anything pytest takes: files, -k, -m, -x ...")] = None,
+    kernel: KernelOption = DEFAULT_KERNEL,
+    series: SeriesOption = None,
+    at_hand: Annotated[
+        bool, typer.Option("--at-hand", help="Use only kernel sources at hand; skip, and say so, when there is none.")
+    ] = False,
+    accel: AccelOption = "auto",
+) -> None:
+    """Run tests (by default the bandwidth scenarios), write runs/<id>/ with a report, and print a summary."""
+    from harness import session
+
+    chosen = selection or ["tests/guest/test_scenarios.py"]
+    raise typer.Exit(session.run(kernel, series, chosen, at_hand=at_hand, accel=accel))
+
+
+@app.command()
+def report(
+    run: Annotated[Path | None, typer.Argument(help="Folder of a run; the newest one by default.")] = None,
+) -> None:
+    """Make the reports of a run again from its run.json, and print the summary."""
+    from harness import project, record
+    from harness import report as reports
+    from harness.report import terminal
+
+    folder = run or record.newest(project.runs_dir())
+    loaded = record.load(folder / "run.json")
+    reports.write_all(folder)
+    terminal.summary(loaded, folder)
+
+
+@app.command()
+def bench(kernel: KernelOption = DEFAULT_KERNEL, series: SeriesOption = None) -> None:
+    """Measure the harness itself: boot to SSH, round trip, overhead, clocks, spread of shares."""
+    from harness import bench as benchmark
+
+    raise typer.Exit(benchmark.run(kernel, series))
+
+
+@cache_app.command("list")
+def cache_list() -> None:
+    """List the cache's entries."""
+    from harness.report import terminal
+    from harness.store import Store
+
+    store = Store.default()
+    terminal.cache(store.root, store.entries())
+
+
+@cache_app.command("prune")
+def cache_prune(
+    days: Annotated[float | None, typer.Option(min=0, help="Remove what was not used for this many days.")] = None,
+    keep: Annotated[float | None, typer.Option(min=0, help="Remove the least recently used until this many GB are left.")] = None,
+) -> None:
+    """Remove entries that can be made again."""
+    from harness.store import Store
+
+    if days is None and keep is None:
+        raise UserError("nothing said what to keep", hint="harness cache prune --days 30, or --keep 5 (GB)")
+    removed = Store.default().prune(
+        keep_bytes=None if keep is None else int(keep * 1e9), older_than=None if days is None else days * 86400
+    )
+    typer.echo(f"{len(removed)} entries removed, {sum(e.size for e in removed) / 1e6:.0f} MB")
+
+
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Read every entry again and compare it with the hashes taken when it was made."""
+    from harness.store import Store
+
+    problems = Store.default().verify()
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(EXIT_ENVIRONMENT)
+    typer.echo("every entry is intact")
+
+
+def _fail(error: HarnessError) -> NoReturn:
+    sys.stdout.flush()
+    first, *rest = str(error).splitlines()
+    sys.stderr.write("\n".join([f"harness: {first}", *rest]) + "\n")
+    raise SystemExit(error.exit_code)
+
+
+def main() -> None:
+    """Entry point of the ``harness`` command."""
+    try:
+        app()
+    except HarnessError as e:
+        _fail(e)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(
+            InfrastructureError(
+                f"the disk is full: {e.filename or e}", hint="free some space, or `harness cache prune --keep 5` (GB)"
+            )
+        )

@@ -1,0 +1,82 @@
+"""The pytest plugin: fixtures of a booted guest. Loaded for every pytest run of the project, so that it imports little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.recording import SESSION_PLUGIN
+
+if TYPE_CHECKING:
+    from harness.campaign import Campaign
+    from harness.guest import Guest
+    from harness.kbuild import Build
+    from harness.session import Session
+    from harness.store import Store
+    from harness.testbed import Testbed
+    from harness.userland import Image
+
+
+@pytest.fixture(scope="session")
+def harness_session(pytestconfig: pytest.Config) -> Session:
+    """The invocation that this pytest run belongs to; without one, guest tests are skipped."""
+    plugin = pytestconfig.stash.get(SESSION_PLUGIN, None)
+    if plugin is None:
+        pytest.skip("guest tests run through `harness test tests/guest` (or `make test`)")
+    return plugin.session
+
+
+@pytest.fixture(scope="session")
+def testbed(harness_session: Session) -> Testbed:
+    """Kernel, series, builds, image."""
+    if harness_session.testbed is None:
+        pytest.skip(harness_session.why_not)
+    return harness_session.testbed
+
+
+@pytest.fixture(scope="session")
+def store(testbed: Testbed) -> Store:
+    """The cache."""
+    return testbed.store
+
+
+@pytest.fixture(scope="session")
+def kernel_build(testbed: Testbed) -> Build:
+    """The kernel with the series."""
+    return testbed.build
+
+
+@pytest.fixture(scope="session")
+def image(testbed: Testbed) -> Image:
+    """The guest's userland."""
+    return testbed.image
+
+
+@pytest.fixture(scope="session")
+def campaign(testbed: Testbed, pytestconfig: pytest.Config) -> Campaign:
+    """The runs of all selected scenarios, which began when the tests were collected."""
+    campaign = pytestconfig.stash[SESSION_PLUGIN].campaign
+    assert campaign is not None, "pytest_collection_finish makes it whenever there is a testbed"
+    return campaign
+
+
+@pytest.fixture(scope="session")
+def guest(testbed: Testbed, harness_session: Session) -> Iterator[Guest]:
+    """A guest on the real clock with one throttled disk, /dev/vda, shared by the tests of a session."""
+    from harness.machine import Disk
+
+    folder = harness_session.recorder.folder / "guest"
+    with testbed.boot(folder, disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def fresh_guest(testbed: Testbed, tmp_path: Path) -> Iterator[Guest]:
+    """A guest of one's own, for tests that leave it broken."""
+    from harness.machine import Disk
+
+    with testbed.boot(tmp_path / "guest", disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
+        yield connected

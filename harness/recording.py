@@ -1,0 +1,119 @@
+"""What ``harness test`` adds to pytest: scenarios start when the tests are collected, and every outcome is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.campaign import Campaign
+    from harness.record import ScenarioRecord
+    from harness.scenario import Scenario
+    from harness.session import Session
+
+SESSION_PLUGIN: pytest.StashKey[SessionPlugin] = pytest.StashKey()
+
+
+class SessionPlugin:
+    """Starts the campaign once the tests are collected, and records outcomes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.campaign: Campaign | None = None
+        self._nodeids: dict[str, str] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.stash[SESSION_PLUGIN] = self
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Boot the first machines now: pytest's own tests go on meanwhile."""
+        if self.session.testbed is None or session.config.option.collectonly:
+            return
+        from harness.campaign import Campaign
+        from harness.scenario import Scenario
+
+        scenarios: list[Scenario] = []
+        for item in session.items:
+            if isinstance(item, pytest.Function) and item.get_closest_marker("scenario"):
+                wanted = item.callspec.params["scenario"]
+                assert isinstance(wanted, Scenario)
+                scenarios.append(wanted)
+                self._nodeids[wanted.name] = item.nodeid
+        self.campaign = Campaign(self.session.testbed, self.session.recorder, self._repeat)
+        self.campaign.start(scenarios)
+
+    def _repeat(self, scenario: Scenario) -> str:
+        from harness.campaign import repeat_command
+
+        return repeat_command(self.session.kernel, self.session.series, self._nodeids[scenario.name])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        if self.campaign is not None:
+            self.campaign.__exit__(None, None, None)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from harness.record import TestRecord
+
+        if report.when != "call" and report.outcome == "passed":
+            return
+        judged = [s.name for s in self.session.recorder.run.scenarios]
+        if report.when == "call" and any(self._nodeids.get(name) == report.nodeid for name in judged):
+            return  # the scenario's own record says more, and tells fail from inconclusive
+        with self.session.recorder.change() as run:
+            run.tests.append(
+                TestRecord(
+                    nodeid=report.nodeid,
+                    outcome=_outcome(report),
+                    seconds=report.duration,
+                    message=_message(report),
+                )
+            )
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+        outcome: Any = yield
+        from harness.errors import GuestError, HarnessError
+
+        error = call.excinfo.value if call.excinfo else None
+        if isinstance(error, HarnessError):
+            outcome.get_result().longrepr = f"{type(error).__name__}: {error}"
+        if isinstance(error, GuestError) and not any(
+            d.message == error.message for d in self.session.recorder.run.deaths
+        ):
+            self.session.recorder.died(item.nodeid, error)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """One line per scenario, with what was measured, as soon as it is known."""
+        if report.when != "call" or report.nodeid not in self._nodeids.values():
+            return None
+        name = next(n for n, nodeid in self._nodeids.items() if nodeid == report.nodeid)
+        entry = next((s for s in self.session.recorder.run.scenarios if s.name == name), None)
+        if entry is None or entry.verdict is None:
+            return None
+        return report.outcome, f"\n{entry.verdict.upper():12} {_line(entry)}", f"{entry.verdict.upper()} {_line(entry)}"
+
+
+def _line(entry: ScenarioRecord) -> str:
+    shares = entry.judged.shares if entry.judged else ()
+    parts = [f"{s.group} {100 * s.mean:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {100 * s.target:.1f}" for s in shares]
+    return f"{entry.name:22} {'   '.join(parts)}"
+
+
+def _outcome(report: pytest.TestReport) -> Any:
+    if hasattr(report, "wasxfail"):
+        return "xpassed" if report.passed else "xfailed"
+    if report.failed and report.when != "call":
+        return "error"
+    return report.outcome
+
+
+def _message(report: pytest.TestReport) -> str:
+    if report.passed:
+        return ""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return str(report.longrepr or "")[-4000:]

@@ -1,0 +1,148 @@
+"""One invocation of ``harness test``: make the testbed ready, let pytest run, write the record and the reports."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from harness import progress, project, source, testbed
+from harness.accelerator import Wanted
+from harness.errors import EXIT_INTERRUPTED, EXIT_USER, HarnessError, InfrastructureError
+from harness.progress import Progress
+from harness.record import (
+    BuildRecord,
+    ImageRecord,
+    KernelRecord,
+    PatchRecord,
+    Recorder,
+    SeriesRecord,
+    SkipRecord,
+)
+from harness.series import Series
+from harness.store import Store
+from harness.testbed import Testbed
+
+
+class Session:
+    """What the pytest plugin needs to know: the testbed (None: there is none, see ``why_not``) and the record."""
+
+    def __init__(self, recorder: Recorder, kernel: str, series: Path | None) -> None:
+        self.recorder = recorder
+        self.kernel = kernel
+        self.series = series
+        self.testbed: Testbed | None = None
+        self.why_not = ""
+
+    def prepare(self, store: Store, report: Progress, *, at_hand: bool, accel: Wanted) -> None:
+        """Make the testbed and record what it is. at_hand: with no source at hand, leave it out and say so."""
+        spec = testbed.kernel_spec(self.kernel)
+        if at_hand and source.at_hand(store, spec) is None:
+            self.why_not = f"kernel {self.kernel}: its source is not at hand (harness kernel add {self.kernel} PATH[@REV])"
+            with self.recorder.change() as run:
+                run.skipped.append(SkipRecord(what=f"guest suite on kernel {self.kernel}", reason=self.why_not))
+            report.say(f"skipped: the guest suite. {self.why_not}")
+            return
+        made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, accel)
+        self.recorder.update(
+            kernel=KernelRecord(
+                name=made.spec.name, version=made.tree.version, tree=made.tree.id, origin=made.tree.origin
+            ),
+            series=_series_record(made.series),
+            builds=[_build_record(made, "series"), _build_record(made, "compat")],
+            image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
+            choice=f"Kernel {self.kernel} and the series in {made.series.path}. Accelerator: {made.accel.name} ({made.accel.why}).",
+        )
+
+
+def run(kernel: str, series: Path | None, selection: Sequence[str], *, at_hand: bool, accel: Wanted) -> int:
+    """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
+
+    Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
+    """
+    from harness import report as reports
+
+    store = Store.default()
+    folder = new_run_folder()
+    recorder = Recorder.start(folder, ["harness", *sys.argv[1:]])
+    shown = progress.default()
+    session = Session(recorder, kernel, series)
+    try:
+        session.prepare(store, shown, at_hand=at_hand, accel=accel)
+        code = _pytest(session, selection)
+    except (HarnessError, KeyboardInterrupt) as e:
+        recorder.stopped(e)
+        recorder.finish()
+        reports.write_all(folder)
+        sys.stderr.write(f"report: {folder / 'report.html'}\n")
+        raise
+    if code == EXIT_INTERRUPTED:
+        recorder.stopped(KeyboardInterrupt())
+    result = code if code == EXIT_USER else recorder.finish()
+    _finish(recorder, folder)
+    return result
+
+
+def _finish(recorder: Recorder, folder: Path) -> None:
+    from harness import host
+    from harness import report as reports
+    from harness.report import terminal
+
+    recorder.update(host=host.host_facts().model_dump())
+    reports.write_all(folder)
+    terminal.summary(recorder.run, folder)
+
+
+def new_run_folder() -> Path:
+    """A folder for a new run, named by local time and a few random letters, and the link ``latest`` to it."""
+    runs = project.runs_dir()
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = runs / name
+    folder.mkdir(parents=True)
+    link = runs / f".latest-{os.getpid()}"
+    link.symlink_to(name)
+    link.replace(runs / "latest")
+    return folder
+
+
+def _pytest(session: Session, selection: Sequence[str]) -> int:
+    import pytest
+
+    from harness.recording import SessionPlugin
+
+    arguments = [f"--rootdir={project.ROOT}", "-c", str(project.ROOT / "pyproject.toml"), "-o", "console_output_style=classic", *selection]
+    code = pytest.main(arguments, plugins=[SessionPlugin(session)])
+    if code == pytest.ExitCode.INTERNAL_ERROR:
+        raise InfrastructureError(
+            "pytest broke off", hint="what it printed above names the cause; a plugin of the environment may be one"
+        )
+    if code == pytest.ExitCode.INTERRUPTED:
+        return EXIT_INTERRUPTED
+    return EXIT_USER if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED) else 0
+
+
+def _series_record(series: Series) -> SeriesRecord:
+    return SeriesRecord(
+        name=series.name,
+        title=series.title,
+        digest=series.digest,
+        patches=[PatchRecord(name=p.name, subject=p.subject, sha256=p.sha256) for p in series.all_patches()],
+    )
+
+
+def _build_record(made: Testbed, role: str) -> BuildRecord:
+    build = made.build if role == "series" else made.compat
+    return BuildRecord(
+        key=build.key,
+        role="series" if role == "series" else "compat",
+        flavour=build.flavour,
+        compiler=build.compiler,
+        seconds=build.seconds,
+        cached=build.cached,
+        warnings=len(build.warnings),
+        config=build.config_path,
+        log=build.log,
+    )

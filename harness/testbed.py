@@ -1,0 +1,222 @@
+"""What is under test, made ready: kernel tree, series, its build and the one without it, guest image, keys."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import accelerator, kbuild, project, source, userland
+from harness import validate as validation
+from harness.accelerator import Choice, Wanted
+from harness.errors import UserError
+from harness.guest import Guest
+from harness.host import compiler
+from harness.kbuild import Build, BuildSpec
+from harness.keys import RunKeys
+from harness.machine import BOOT_SECONDS, INIT, Disk, Machine, MachineSpec
+from harness.progress import Progress
+from harness.scenario import Clock
+from harness.series import Series
+from harness.source import KernelSpec, Tree
+from harness.store import Store
+from harness.userland import Image, ImageFile
+from harness.validate import Validation
+
+MEMORY_MB = 256
+FLAVOUR = "perf"
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """Everything that a machine of this run is made of.
+
+    build: the kernel with the series. compat: the same without it, the negative control. accel: of the real
+    clock. tcg: of the virtual clock, which exists under emulation only.
+    """
+
+    store: Store
+    spec: KernelSpec
+    tree: Tree
+    series: Series
+    build: Build
+    compat: Build
+    image: Image
+    keys: RunKeys
+    accel: Choice
+    tcg: Choice
+
+    def machine_spec(
+        self,
+        build: Build,
+        initrd: Path,
+        *,
+        clock: Clock,
+        disks: tuple[Disk, ...] = (),
+        append: str = "",
+        memory_mb: int = MEMORY_MB,
+        cpus: int = 1,
+    ) -> MachineSpec:
+        """A machine of this kernel; on the virtual clock its disk is the one of the kernel's manifest."""
+        accel = self.tcg if clock == "virtual" else self.accel
+        words = [self.spec.append, append]
+        if cpus == 1:
+            words.append(self.spec.append_one_cpu)
+        if clock == "virtual":
+            words.append(self.spec.virtual_disk.append)
+        return MachineSpec(
+            kernel=build.bzimage,
+            vmlinux=build.vmlinux,
+            initrd=initrd,
+            append=" ".join(w for w in words if w),
+            memory_mb=memory_mb,
+            cpus=cpus,
+            accel=accel.name,
+            slowdown=accel.slowdown,
+            clock=clock,
+            disks=disks,
+        )
+
+    def segment(self, files: dict[str, bytes], settings: dict[str, str]) -> list[ImageFile]:
+        """The second cpio segment of a run: keys, settings, and what else the run needs (path -> content)."""
+        text = "".join(f"{key}={value}\n" for key, value in sorted(settings.items()))
+        return [
+            *self.keys.files(),
+            ImageFile(path="/etc/harness/settings", data=text.encode()),
+            *(ImageFile(path=path, data=data) for path, data in sorted(files.items())),
+        ]
+
+    @contextlib.contextmanager
+    def boot(
+        self,
+        folder: Path,
+        build: Build | None = None,
+        *,
+        clock: Clock = "real",
+        disks: tuple[Disk, ...] = (),
+        append: str = "",
+        memory_mb: int = MEMORY_MB,
+        cpus: int = 1,
+    ) -> Iterator[Guest]:
+        """Boot (the series' kernel unless another is named) and log in; everything ends with the context."""
+        folder.mkdir(parents=True, exist_ok=True)
+        initrd = self.image.with_segment(folder / "initrd", self.segment({}, {}))
+        machine_spec = self.machine_spec(
+            build or self.build,
+            initrd,
+            clock=clock,
+            disks=disks,
+            append=append,
+            memory_mb=memory_mb,
+            cpus=cpus,
+        )
+        with Machine(machine_spec, folder) as machine, Guest.connect(machine, self.keys) as guest:
+            yield guest
+
+
+def series_folder(kernel: str, series: Path | None) -> Path:
+    """The series to test: the folder that the user named, else the project's own for this kernel."""
+    folder = series or project.patches_dir() / f"ioband-{kernel}"
+    if not folder.is_dir():
+        raise UserError(
+            f"no such series: {folder} is not a folder",
+            hint="name the folder that holds your patches: make boot-test SERIES=folder",
+        )
+    return folder
+
+
+def kernel_spec(name: str) -> KernelSpec:
+    """The manifest of base kernel ``name``. Raises UserError that lists the kernels there are."""
+    folder = project.kernel_dir(name)
+    if not (folder / "kernel.toml").is_file():
+        known = sorted(p.parent.name for p in folder.parent.glob("*/kernel.toml"))
+        raise UserError(f"no kernel named {name!r}", hint=f"known kernels: {', '.join(known)}")
+    return KernelSpec.load(folder)
+
+
+def build_prefix(
+    store: Store, kernel: str, series: Path | None, prefix: int | None, progress: Progress
+) -> Build:
+    """Build a kernel with the first ``prefix`` patches of a series; None: with all. Raises as ``prepare`` does."""
+    spec = kernel_spec(kernel)
+    chosen = Series.load(series_folder(kernel, series))
+    if prefix is not None and prefix > len(chosen.patches):
+        raise UserError(f"the series has {len(chosen.patches)} patches, not {prefix}", hint="name a smaller prefix")
+    under_test = None if prefix == 0 else chosen if prefix is None else chosen.prefix(prefix)
+    tree = source.obtain(store, spec, progress)
+    wanted = BuildSpec(
+        kernel=spec,
+        tree=tree,
+        series=under_test,
+        flavour=FLAVOUR,
+        compiler=compiler(None, spec.compilers),
+    )
+    return kbuild.build(store, wanted, progress)
+
+
+def prepare(
+    store: Store, kernel: str, series: Path | None, progress: Progress, accel: Wanted = "auto"
+) -> Testbed:
+    """Get the source, build with and without the series, build the image; from the cache when nothing changed.
+
+    Raises UserError (no such kernel or series, does not apply, does not compile) and InfrastructureError (no
+    source, tools missing, an accelerator that was asked for is not usable).
+    """
+    spec = kernel_spec(kernel)
+    under_test = Series.load(series_folder(kernel, series))
+    tree = source.obtain(store, spec, progress)
+    chosen = compiler(None, spec.compilers)
+    image = userland.image(store, progress)
+    with_series, compat = (
+        kbuild.build(
+            store, BuildSpec(kernel=spec, tree=tree, series=which, flavour=FLAVOUR, compiler=chosen), progress
+        )
+        for which in (under_test, None)
+    )
+    # The kernel without the series: one that panics must not speak for the accelerator.
+    real = accelerator.choose(store, accel, compat.bzimage, image.path)
+    tcg = real if real.name == "tcg" else accelerator.choose(store, "tcg", compat.bzimage, image.path)
+    return Testbed(
+        store=store,
+        spec=spec,
+        tree=tree,
+        series=under_test,
+        build=with_series,
+        compat=compat,
+        image=image,
+        keys=RunKeys.generate(),
+        accel=real,
+        tcg=tcg,
+    )
+
+
+def validate(store: Store, kernel: str, series: Path | None, progress: Progress) -> Validation:
+    """Build and boot every prefix of a series; what each patch brought. Raises as ``prepare`` does."""
+    spec = kernel_spec(kernel)
+    under_test = Series.load(series_folder(kernel, series))
+    wanted = BuildSpec(
+        kernel=spec,
+        tree=source.obtain(store, spec, progress),
+        series=under_test,
+        flavour=FLAVOUR,
+        compiler=compiler(None, spec.compilers),
+    )
+    image = userland.image(store, progress)
+
+    def boot(build: Build) -> None:
+        with tempfile.TemporaryDirectory(prefix="harness-validate-") as folder:
+            tcg = accelerator.choose(store, "tcg", build.bzimage, image.path)
+            machine_spec = MachineSpec(
+                kernel=build.bzimage,
+                vmlinux=build.vmlinux,
+                initrd=image.path,
+                append=spec.append,
+                memory_mb=MEMORY_MB,
+                slowdown=tcg.slowdown,
+            )
+            with Machine(machine_spec, Path(folder)) as machine:
+                machine.console.wait(INIT, BOOT_SECONDS * machine.slowdown)
+
+    return validation.validate(store, wanted, progress, boot=boot)

@@ -1,0 +1,66 @@
+"""Series that must not pass, through the command that an author types: exit code, record and report."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness import project, record
+from harness.errors import EXIT_FAILED, EXIT_GUEST_DIED, EXIT_USER
+from harness.shares import Verdict
+
+pytestmark = pytest.mark.guest
+
+WEIGHTED = "40-20-10 or 80-20-read or uid or partition"
+
+
+def _harness_test(testbed, runs, series, *selection):
+    command = [sys.executable, "-m", "harness", "test", "--kernel", testbed.spec.name, "--series", str(series)]
+    done = subprocess.run(
+        [*command, "tests/guest/test_scenarios.py", *selection],
+        cwd=project.ROOT,
+        env={**os.environ, "HARNESS_RUNS": str(runs)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, runs / "latest"
+
+
+def test_weights_ignored(testbed, tmp_path):
+    done, folder = _harness_test(
+        testbed, tmp_path, project.ROOT / "tests/broken/weights-ignored", "-k", WEIGHTED
+    )
+    assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
+    run = record.load(folder)
+    assert {s.name: s.verdict for s in run.scenarios} == dict.fromkeys(
+        ["cgroup-40-20-10", "cgroup-80-20-read", "partition-80-20", "uid-80-20"], Verdict.FAIL
+    )
+    assert (folder / "report.html").is_file()
+
+
+def test_panic_in_the_middle(testbed, tmp_path):
+    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/panics", "-k", "80-20-read")
+    assert done.returncode == EXIT_GUEST_DIED, done.stdout + done.stderr
+    (death,) = record.load(folder).deaths[:1]
+    assert death.kind == "panic"
+    assert "dm-ioband: no more epochs" in death.message
+    assert re.search(r"weight_restart.*dm-ioband-policy\.c:\d+", death.trace), death.trace
+    report = (folder / "report.html").read_text()
+    assert "dm-ioband-policy.c" in report and "no more epochs" in report
+
+
+def test_series_that_does_not_apply(testbed, tmp_path):
+    patch = (project.ROOT / "tests/broken/panics").glob("*.patch")
+    text = next(patch).read_text().replace("dp->g_epoch++;", "dp->g_epoch += 2;")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "0001-odd.patch").write_text(text)
+    done, folder = _harness_test(testbed, tmp_path, tmp_path / "series")
+    assert done.returncode == EXIT_USER, done.stdout + done.stderr
+    assert "0001-odd.patch" in done.stderr and "Traceback" not in done.stderr
+    assert record.load(folder).error is not None
