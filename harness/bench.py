@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import project, progress, testbed
+from harness import progress, project, testbed
 from harness import scenario as scenarios
 from harness.campaign import Campaign
 from harness.errors import EXIT_FAILED, EXIT_PASSED, MeasurementError
@@ -81,7 +81,9 @@ def _boots(bed: Testbed, recorder: Recorder) -> list[Figure]:
         Figure("QEMU start to /init", statistics.median(init), "s", None, how),
         Figure("QEMU start to first SSH answer", statistics.median(ssh), "s", None, how),
         Figure("first SSH answer after /init", gap, "s", 0.6, how),
-        Figure("SSH command round trip", 1000 * statistics.median(trips), "ms", 20, f"median of {ROUND_TRIPS}"),
+        Figure(
+            "SSH command round trip", 1000 * statistics.median(trips), "ms", 20, f"median of {ROUND_TRIPS}"
+        ),
     ]
 
 
@@ -97,7 +99,9 @@ def _suite(bed: Testbed, recorder: Recorder) -> list[Figure]:
     wall = time.monotonic() - began
     machines = recorder.run.machines[first:]
     useful = sum(m.seconds_to_ready or 0.0 for m in machines)
-    ratios = [m.seconds_to_ready / m.guest_seconds for m in machines if m.seconds_to_ready and m.guest_seconds]
+    ratios = [
+        m.seconds_to_ready / m.guest_seconds for m in machines if m.seconds_to_ready and m.guest_seconds
+    ]
     how = f"{len(wanted)} scenarios, {len(machines)} machines"
     return [
         Figure("harness time over boot and fio time", 100 * (wall - useful) / useful, "%", 10, how),

@@ -74,7 +74,11 @@ class Campaign:
     """
 
     def __init__(
-        self, testbed: Testbed, recorder: Recorder, repeat: Callable[[Scenario], str], workers: int | None = None
+        self,
+        testbed: Testbed,
+        recorder: Recorder,
+        repeat: Callable[[Scenario], str],
+        workers: int | None = None,
     ) -> None:
         self.testbed = testbed
         self.recorder = recorder
@@ -193,7 +197,9 @@ class Campaign:
             if key not in self._saturations:
                 if self._stopping:
                     raise Stopped("the disk's saturation was not measured: the run ended before")
-                self._saturations[key] = self._pools[scenario.clock].submit(self._measure_saturation, scenario)
+                self._saturations[key] = self._pools[scenario.clock].submit(
+                    self._measure_saturation, scenario
+                )
             return self._saturations[key]
 
     def _wait(self, future: Future[T]) -> T:
@@ -213,7 +219,9 @@ class Campaign:
         weights = control.weights if control else ()
         files = script.compile_scenario(scenario, role, key.seed, self._disk(scenario), weights)
         build = self.testbed.compat if role == "compat" else self.testbed.build
-        results = self._execute(key, scenario, build, files, key.role if control is None else f"control {key.role}")
+        results = self._execute(
+            key, scenario, build, files, key.role if control is None else f"control {key.role}"
+        )
         return outcome.parse(scenario, role, results)
 
     def _disk(self, scenario: Scenario) -> str:
@@ -230,14 +238,18 @@ class Campaign:
             self._wait_for_quiet()
         settings = {"EXACT": "1", "HOLD_CLOCK": "1"} if virtual else {}
         initrd = self.testbed.image.with_segment(folder / "initrd", self.testbed.segment(files, settings))
-        disks = () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
+        disks = (
+            () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
+        )
         machine_spec = self.testbed.machine_spec(build, initrd, clock=scenario.clock, disks=disks)
         entry: MachineRecord | None = None
         machine = Machine(machine_spec, folder)
         try:
             with self._machine(machine):
                 entry = self._machine_entry(key, machine, scenario, build, role)
-                patience = SLOWEST_CLOCK * max(scenario.duration, len(script.DEPTHS) * script.SATURATION_SECONDS)
+                patience = SLOWEST_CLOCK * max(
+                    scenario.duration, len(script.DEPTHS) * script.SATURATION_SECONDS
+                )
                 ready = machine.wait_ready(BOOT_SECONDS + (patience if virtual else 0.0))
                 with Guest.connect(machine, self.testbed.keys) as guest:
                     ssh = time.monotonic() - machine.started
@@ -310,7 +322,9 @@ class Campaign:
     def _check_script(self, key: RunKey, results: dict[str, bytes], folder: Path, virtual: bool) -> None:
         """On the virtual clock nobody saw the script's exit code; /init left it in a file."""
         if virtual and results.get("status", b"").strip() != b"0":
-            said = results.get("script.log", b"").decode(errors="replace").strip()[-600:] or "it printed nothing"
+            said = (
+                results.get("script.log", b"").decode(errors="replace").strip()[-600:] or "it printed nothing"
+            )
             raise InfrastructureError(
                 f"{key.name}: the scenario's script failed in the guest: {said}", log=folder / "console.log"
             )
@@ -322,7 +336,8 @@ class Campaign:
             clock=scenario.clock,
             rw=scenario.load.rw,
             groups=[
-                GroupRecord(name=g.name, weight=float(g.weight), target=scenario.targets[g.name]) for g in scenario.group
+                GroupRecord(name=g.name, weight=float(g.weight), target=scenario.targets[g.name])
+                for g in scenario.group
             ],
             tolerance=scenario.tolerance,
             command=self._repeat(scenario),

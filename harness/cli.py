@@ -1,4 +1,4 @@
-"""The ``harness`` command: thin; every command calls one module. Errors end with their own exit code, never a traceback."""
+"""The ``harness`` command: every command calls one module. Errors end with an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ app.add_typer(cache_app, name="cache")
 
 KernelOption = Annotated[str, typer.Option("--kernel", help="Base kernel: a folder of kernel/.")]
 SeriesOption = Annotated[
-    Path | None, typer.Option("--series", help="Folder of the series; the project's own for that kernel by default.")
+    Path | None,
+    typer.Option("--series", help="Folder of the series; the project's own for that kernel by default."),
 ]
 AccelOption = Annotated[
     Literal["auto", "tcg", "kvm"],
@@ -39,10 +40,16 @@ DEFAULT_KERNEL = "2.6.31"
 @app.command()
 def doctor() -> None:
     """Say what this machine has and lacks."""
-    from harness import host
+    from harness import accelerator, host, source, testbed
     from harness.report import terminal
+    from harness.store import Store
 
-    checks = host.doctor()
+    store = Store.default()
+    checks = host.doctor(store)
+    checks += [source.check(store, testbed.kernel_spec(name)) for name in testbed.kernel_names()]
+    proof = accelerator.known(store, "kvm")
+    if proof is not None:
+        checks.append(host.Check(name="KVM, by a boot", ok=proof.usable or None, detail=proof.detail))
     terminal.checks(checks)
     if any(check.ok is False for check in checks):
         raise typer.Exit(EXIT_ENVIRONMENT)
@@ -64,14 +71,14 @@ def kernel_add(
 @kernel_app.command("list")
 def kernel_list() -> None:
     """List the base kernels, and whether each one's source is at hand."""
-    from harness import project, source, testbed
+    from harness import source, testbed
     from harness.store import Store
 
     store = Store.default()
-    for manifest in sorted(project.kernel_dir("").glob("*/kernel.toml")):
-        tree = source.at_hand(store, testbed.kernel_spec(manifest.parent.name))
+    for name in testbed.kernel_names():
+        tree = source.at_hand(store, testbed.kernel_spec(name))
         state = f"Linux {tree.version} from {tree.origin}" if tree else "source not at hand"
-        typer.echo(f"{manifest.parent.name}: {state}")
+        typer.echo(f"{name}: {state}")
 
 
 @kernel_app.command("build")
@@ -79,7 +86,8 @@ def kernel_build(
     kernel: KernelOption = DEFAULT_KERNEL,
     series: SeriesOption = None,
     prefix: Annotated[
-        int | None, typer.Option(min=0, help="Build with the first N patches only; 0 is the kernel without the series.")
+        int | None,
+        typer.Option(min=0, help="Build with the first N patches only; 0 is the kernel without the series."),
     ] = None,
 ) -> None:
     """Build a kernel with a series, and say where it is."""
@@ -117,11 +125,15 @@ def image_build() -> None:
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def boot(
-    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell: harness boot -- uname -a")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="Run this instead of a shell: harness boot -- uname -a")
+    ] = None,
     kernel: KernelOption = DEFAULT_KERNEL,
     series: SeriesOption = None,
     bare: Annotated[bool, typer.Option("--bare", help="Boot the kernel without the series.")] = False,
-    disk: Annotated[list[str] | None, typer.Option(help="Virtual disk, SIZE_MB[:IOPS]; may be given again.")] = None,
+    disk: Annotated[
+        list[str] | None, typer.Option(help="Virtual disk, SIZE_MB[:IOPS]; may be given again.")
+    ] = None,
     cpus: Annotated[int, typer.Option(min=1, max=8)] = 1,
     memory: Annotated[int, typer.Option(min=128, help="MB")] = 256,
     accel: AccelOption = "auto",
@@ -143,14 +155,23 @@ def boot(
 
 
 @app.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]},
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "help_option_names": ["--help"],
+    },
 )
 def test(
-    selection: Annotated[list[str] | None, typer.Argument(help="Anything pytest takes: files, -k, -m, -x ...")] = None,
+    selection: Annotated[
+        list[str] | None, typer.Argument(help="Anything pytest takes: files, -k, -m, -x ...")
+    ] = None,
     kernel: KernelOption = DEFAULT_KERNEL,
     series: SeriesOption = None,
     at_hand: Annotated[
-        bool, typer.Option("--at-hand", help="Use only kernel sources at hand; skip, and say so, when there is none.")
+        bool,
+        typer.Option(
+            "--at-hand", help="Use only kernel sources at hand; skip, and say so, when there is none."
+        ),
     ] = False,
     accel: AccelOption = "auto",
 ) -> None:
@@ -196,8 +217,12 @@ def cache_list() -> None:
 
 @cache_app.command("prune")
 def cache_prune(
-    days: Annotated[float | None, typer.Option(min=0, help="Remove what was not used for this many days.")] = None,
-    keep: Annotated[float | None, typer.Option(min=0, help="Remove the least recently used until this many GB are left.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Remove what was not used for this many days.")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(min=0, help="Remove the least recently used until this many GB are left.")
+    ] = None,
 ) -> None:
     """Remove entries that can be made again."""
     from harness.store import Store
@@ -205,7 +230,8 @@ def cache_prune(
     if days is None and keep is None:
         raise UserError("nothing said what to keep", hint="harness cache prune --days 30, or --keep 5 (GB)")
     removed = Store.default().prune(
-        keep_bytes=None if keep is None else int(keep * 1e9), older_than=None if days is None else days * 86400
+        keep_bytes=None if keep is None else int(keep * 1e9),
+        older_than=None if days is None else days * 86400,
     )
     typer.echo(f"{len(removed)} entries removed, {sum(e.size for e in removed) / 1e6:.0f} MB")
 
@@ -241,6 +267,7 @@ def main() -> None:
             raise
         _fail(
             InfrastructureError(
-                f"the disk is full: {e.filename or e}", hint="free some space, or `harness cache prune --keep 5` (GB)"
+                f"the disk is full: {e.filename or e}",
+                hint="free some space, or `harness cache prune --keep 5` (GB)",
             )
         )

@@ -60,7 +60,8 @@ class CompileError(UserError):
 class CommandError(HarnessError):
     """A command in the guest ended with another exit code than 0.
 
-    argv: the command. exit_code_seen: its exit code. errno_name: e.g. ``EINVAL`` when its error text names one. stderr: all of it.
+    argv: the command. exit_code_seen: its exit code. errno_name: e.g. ``EINVAL`` when its error text names one.
+    stderr: all of it.
     """
 
     def __init__(
@@ -80,21 +81,35 @@ class CommandError(HarnessError):
         self.errno_name = errno_name
         said = stderr.strip() or stdout.strip() or "it printed nothing"
         name = f" ({errno_name})" if errno_name else ""
-        super().__init__(f"in the guest, `{' '.join(argv)}` exited with {exit_code_seen}{name}: {said}", log=log)
+        super().__init__(
+            f"in the guest, `{' '.join(argv)}` exited with {exit_code_seen}{name}: {said}", log=log
+        )
 
 
 class MeasurementError(HarnessError):
-    """Two records of the same I/O disagree (kernel counters against fio's), or a counter cannot be read: no verdict can rest on it."""
+    """Two records of the same I/O disagree (the kernel's counters and fio's), or one cannot be read.
+
+    No verdict can rest on it.
+    """
 
 
 class GuestError(HarnessError):
-    """The guest kernel died or was lost. raw: the console's report of it. trace: the same, decoded where vmlinux is known."""
+    """The guest kernel died or was lost.
+
+    raw: the console's report of it. trace: the same, decoded where vmlinux is known.
+    """
 
     exit_code = EXIT_GUEST_DIED
     kind: ClassVar[str] = "guest died"
 
     def __init__(
-        self, message: str, *, trace: str = "", raw: str = "", hint: str | None = None, log: Path | None = None
+        self,
+        message: str,
+        *,
+        trace: str = "",
+        raw: str = "",
+        hint: str | None = None,
+        log: Path | None = None,
     ) -> None:
         super().__init__(message, hint=hint, log=log)
         self.trace = trace

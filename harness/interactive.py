@@ -18,7 +18,9 @@ def parse_disk(text: str, number: int) -> Disk:
     """``SIZE_MB[:IOPS]`` to a disk. Raises UserError."""
     size, _, iops = text.partition(":")
     if not size.isdigit() or (iops and not iops.isdigit()) or int(size) < 1 or (iops and int(iops) < 1):
-        raise UserError(f"not a disk: {text!r}", hint="say SIZE_MB or SIZE_MB:IOPS, for example --disk 64:1000")
+        raise UserError(
+            f"not a disk: {text!r}", hint="say SIZE_MB or SIZE_MB:IOPS, for example --disk 64:1000"
+        )
     return Disk(name=f"disk{number}", size_mb=int(size), iops=int(iops) if iops else None)
 
 
@@ -41,7 +43,9 @@ def boot(
         with made.boot(Path(folder), build, disks=wanted, cpus=cpus, memory_mb=memory_mb) as guest:
             if not command:
                 return guest.shell()
-            done = guest.run(shlex.join(command) if len(command) > 1 else command[0], check=False, timeout=None)
+            done = guest.run(
+                shlex.join(command) if len(command) > 1 else command[0], check=False, timeout=None
+            )
             sys.stdout.write(done.stdout)
             sys.stderr.write(done.stderr)
             return done.exit_code

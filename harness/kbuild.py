@@ -190,11 +190,9 @@ def build(store: Store, spec: BuildSpec, progress: Progress, *, jobs: int | None
         return found
     for tool in _NEEDED:
         host.find_tool(tool)
-    log = store.log_path(KIND, spec.key)
-    folder = store.build(
-        KIND, spec.key, lambda folder: _Job(store, spec, progress, log, jobs).make(folder), what=spec.what
-    )
-    return _load(folder, cached=False)
+    job = _Job(store, spec, progress, store.log_path(KIND, spec.key), jobs)
+    folder = store.build(KIND, spec.key, job.make, what=spec.what)
+    return _load(folder, cached=not job.commands)  # another process may have made it while we waited
 
 
 def _load(folder: Path, *, cached: bool) -> Build:

@@ -50,6 +50,7 @@ SYSRQ_SILENCE, SYSRQ_LONGEST = 0.5, 5.0
 # blocked tasks, all tasks, locks held (needs lockdep, else backtrace of all CPUs), memory
 SYSRQ_KEYS = "wtlm"
 
+_WHILE_WE_LIVE = ["/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"']
 # 2.6.31 does not know what mke2fs makes by default today.
 _MKE2FS: dict[str, list[str]] = {
     "ext2": ["-t", "ext2", "-I", "128"],
@@ -175,7 +176,14 @@ class Machine:
             # A session of its own: Ctrl-C in the terminal is ours to act on, and QEMU's end is ours to
             # bring about.
             self._process = subprocess.Popen(
-                [host.find_tool("setpriv"), "--pdeathsig", "KILL", "--", *self.argv],
+                [
+                    host.find_tool("setpriv"),
+                    "--pdeathsig",
+                    "KILL",
+                    *_WHILE_WE_LIVE,
+                    str(os.getpid()),
+                    *self.argv,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

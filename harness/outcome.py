@@ -24,8 +24,9 @@ class Outcome:
     """Counters over time, cumulative from the first reading, which was made before any I/O.
 
     times: seconds of guest uptime, one per reading. reads, writes: I/Os by group, one per reading.
-    window: indices of the first and last reading of the common window. starts: uptime at which each group's fio was started.
-    fio: fio's own result by group. fingerprint: SHA-256 over every counter, time stamp and fio count: equal for equal runs.
+    window: indices of the first and last reading of the common window. starts: uptime at which each group's fio
+    was started. fio: fio's own result by group. fingerprint: SHA-256 over every counter, time stamp and fio count:
+    equal for equal runs.
     """
 
     times: tuple[float, ...]
@@ -47,17 +48,21 @@ class Outcome:
         return self.times[last] - self.times[first]
 
     def rates(self, group: str) -> list[tuple[float, float]]:
-        """(seconds since the first reading, I/Os per second until then from the reading before)."""
+        """(seconds since the common window began, I/Os per second since the reading before), one per reading in it."""
         ios = self.ios(group)
+        first, last = self.window
         return [
-            (self.times[i] - self.times[0], (ios[i] - ios[i - 1]) / (self.times[i] - self.times[i - 1]))
-            for i in range(1, len(ios))
+            (self.times[i] - self.times[first], (ios[i] - ios[i - 1]) / (self.times[i] - self.times[i - 1]))
+            for i in range(first + 1, last + 1)
             if self.times[i] > self.times[i - 1]
         ]
 
 
 def parse(scenario: Scenario, role: Role, files: Mapping[str, bytes]) -> Outcome:
-    """Read the files of /results (name -> content). Raises MeasurementError when one is missing or says something unexpected."""
+    """Read the files of /results (name -> content).
+
+    Raises MeasurementError when one is missing or says something unexpected.
+    """
     text = {name: data.decode(errors="replace") for name, data in files.items()}
     names = [g.name for g in scenario.group]
     times, readings = _readings(_file(text, "counters"))
@@ -105,7 +110,8 @@ def saturation_points(files: Mapping[str, bytes]) -> list[tuple[int, float]]:
     """(I/Os in flight, I/Os per second) of the run made by ``script.compile_saturation``."""
     text = {name: data.decode(errors="replace") for name, data in files.items()}
     return [
-        (depth, fio.Result.parse(_file(text, f"depth-{depth}.json")).total(f"depth-{depth}").iops) for depth in DEPTHS
+        (depth, fio.Result.parse(_file(text, f"depth-{depth}.json")).total(f"depth-{depth}").iops)
+        for depth in DEPTHS
     ]
 
 
@@ -158,14 +164,16 @@ def _readings(text: str) -> tuple[list[float], list[_Reading]]:
 def _count(
     scenario: Scenario, role: Role, group: str, reading: _Reading, text: Mapping[str, str]
 ) -> tuple[int, int]:
-    """Reads and writes of a group: from the target's status, or from the block layer's counters of its dm-linear device."""
+    """Reads and writes of a group, by the target's status; without the series by its dm-linear device's counters."""
     device = device_of(scenario, group, role != "compat")
     if role == "compat":
         minors = {name: minor for minor, name in _pairs(_file(text, "devices"))}
         stat = reading.stat.get(f"dm-{minors.get(device, '?')}")
         if stat is None:
             raise MeasurementError(f"no counters of {device}; devices: {minors}")
-        return stat[0], stat[4]  # Documentation/iostats.txt: field 1 reads completed, field 5 writes completed
+        return stat[0], stat[
+            4
+        ]  # Documentation/iostats.txt: field 1 reads completed, field 5 writes completed
     ids = {name: int(i) for name, i in _pairs(_file(text, "ids"))}
     status = reading.status.get(device)
     if status is None:
@@ -184,7 +192,8 @@ def _window(scenario: Scenario, times: list[float], starts: dict[str, float]) ->
     inside = [i for i, t in enumerate(times) if begin <= t <= end]
     if len(inside) < 2 or times[inside[-1]] - times[inside[0]] < scenario.timing.window / 2:
         raise MeasurementError(
-            f"the groups ran together from {begin:.1f} to {end:.1f} s, too short for a window of {scenario.timing.window} s",
+            f"the groups ran together from {begin:.1f} to {end:.1f} s, "
+            f"too short for a window of {scenario.timing.window} s",
             hint="start-up of fio takes longer than the scenario's timing allows for: raise its ramp",
         )
     return inside[0], inside[-1]

@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures of a booted guest. Loaded for every pytest run of the project, so that it imports little."""
+"""The pytest plugin: fixtures of a booted guest. Every pytest run of the project loads it, so it imports little."""
 
 from __future__ import annotations
 

@@ -94,12 +94,19 @@ class SessionPlugin:
         entry = next((s for s in self.session.recorder.run.scenarios if s.name == name), None)
         if entry is None or entry.verdict is None:
             return None
-        return report.outcome, f"\n{entry.verdict.upper():12} {_line(entry)}", f"{entry.verdict.upper()} {_line(entry)}"
+        return (
+            report.outcome,
+            f"\n{entry.verdict.upper():12} {_line(entry)}",
+            f"{entry.verdict.upper()} {_line(entry)}",
+        )
 
 
 def _line(entry: ScenarioRecord) -> str:
     shares = entry.judged.shares if entry.judged else ()
-    parts = [f"{s.group} {100 * s.mean:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {100 * s.target:.1f}" for s in shares]
+    parts = [
+        f"{s.group} {100 * s.mean:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {100 * s.target:.1f}"
+        for s in shares
+    ]
     return f"{entry.name:22} {'   '.join(parts)}"
 
 

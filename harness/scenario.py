@@ -47,14 +47,14 @@ class Ioband(_Strict):
 
 
 class Disk(_Strict):
-    """The real clock's disk: a QEMU-throttled virtio disk. On the virtual clock the kernel's manifest says what the disk is."""
+    """The real clock's disk: virtio, throttled by QEMU. The virtual clock's disk is in the kernel's manifest."""
 
     size_mb: Annotated[int, Field(ge=16)] = 64
     iops: Annotated[int, Field(ge=100, le=2000)] = 1000
 
 
 class Timing(_Strict):
-    """Seconds of guest time. Counters are read every ``step``; the first ``ramp`` seconds after all groups run do not count."""
+    """Seconds of guest time. Counters are read every ``step``; ``ramp`` after the last group's start does not count."""
 
     ramp: Annotated[float, Field(ge=0.5)] = 1.0
     window: Annotated[float, Field(ge=1.0)] = 4.0
@@ -64,7 +64,8 @@ class Timing(_Strict):
 class Control(_Strict):
     """A negative control: the same load where the shares must *not* come out as the scenario's target.
 
-    compat: the kernel without the series, each group on a dm-linear of its own. weights: the series, with these weights.
+    compat: the kernel without the series, each group on a dm-linear of its own. weights: the series, but with
+    these weights.
     """
 
     kind: Literal["compat", "weights"]
@@ -73,7 +74,7 @@ class Control(_Strict):
     @model_validator(mode="after")
     def _weights_go_with_their_kind(self) -> Self:
         if (self.kind == "weights") != bool(self.weights):
-            raise ValueError("weights = [...] goes with kind = \"weights\", and only with it")
+            raise ValueError('weights = [...] goes with kind = "weights", and only with it')
         return self
 
     @property
@@ -104,7 +105,7 @@ class Scenario(_Strict):
         if len(set(names)) != len(names):
             raise ValueError(f"group names must differ: {', '.join(names)}")
         if self.by == "partition" and len(self.group) != 2:
-            raise ValueError("by = \"partition\" takes two groups: the disk has two partitions")
+            raise ValueError('by = "partition" takes two groups: the disk has two partitions')
         for control in self.control:
             if control.weights and len(control.weights) != len(self.group):
                 raise ValueError(f"control {control.name}: {len(self.group)} groups need as many weights")
@@ -112,7 +113,9 @@ class Scenario(_Strict):
         if len(set(kinds)) != len(kinds):
             raise ValueError("two controls are the same")
         if "compat" not in kinds:
-            raise ValueError("a control of kind = \"compat\" is needed: it also measures the total without control")
+            raise ValueError(
+                'a control of kind = "compat" is needed: it also measures the total without control'
+            )
         return self
 
     @property
@@ -122,7 +125,7 @@ class Scenario(_Strict):
 
     @property
     def duration(self) -> float:
-        """Seconds of guest time each fio job runs: ramp, window, and a step at either end for jobs that start one after another."""
+        """Seconds of guest time each fio job runs: ramp, window, and a step at either end for the unlike starts."""
         return self.timing.ramp + self.timing.window + 2 * max(self.timing.step, 0.5)
 
 
@@ -133,10 +136,14 @@ def load(path: Path) -> Scenario:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: not valid TOML: {e}", hint="correct the file") from e
     except OSError as e:
-        raise UserError(f"{path}: cannot be read: {e.strerror}", hint="name a scenario file that exists") from e
+        raise UserError(
+            f"{path}: cannot be read: {e.strerror}", hint="name a scenario file that exists"
+        ) from e
     except ValidationError as e:
         wrong = "; ".join(f"{'.'.join(map(str, x['loc'])) or 'file'}: {x['msg']}" for x in e.errors())
-        raise UserError(f"{path}: {wrong}", hint="correct the file; other scenarios beside it are examples") from e
+        raise UserError(
+            f"{path}: {wrong}", hint="correct the file; other scenarios beside it are examples"
+        ) from e
 
 
 def load_all(folder: Path) -> list[Scenario]:

@@ -31,7 +31,7 @@ Role = Literal["series", "compat", "weights"]
 
 @dataclass(frozen=True)
 class Variation:
-    """What a seed decides, each a recorded input: the order of the groups' starts, the seconds before each, fio's random seeds."""
+    """What a seed decides: the order of the groups' starts, the seconds before each, fio's random seeds."""
 
     order: tuple[str, ...]
     delay: dict[str, float]
@@ -62,7 +62,7 @@ class _GroupView:
 
 
 def device_of(scenario: Scenario, group: str, controlled: bool) -> str:
-    """The dm device that a group's I/O goes to: one for all, or one each (partitions, and the uncontrolled baseline)."""
+    """The dm device that a group's I/O goes to: one for all, or one each (partitions, uncontrolled baseline)."""
     return f"disk-{group}" if scenario.by == "partition" or not controlled else "disk"
 
 
@@ -90,7 +90,7 @@ def compile_scenario(
     if scenario.by == "partition" and scenario.clock == "real":
         raise UserError(
             f"scenario {scenario.name}: partitions exist on the virtual clock's disk only",
-            hint="say clock = \"virtual\"",
+            hint='say clock = "virtual"',
         )
     controlled = role != "compat"
     variation = vary(scenario, seed)

@@ -41,9 +41,12 @@ class Session:
         """Make the testbed and record what it is. at_hand: with no source at hand, leave it out and say so."""
         spec = testbed.kernel_spec(self.kernel)
         if at_hand and source.at_hand(store, spec) is None:
-            self.why_not = f"kernel {self.kernel}: its source is not at hand (harness kernel add {self.kernel} PATH[@REV])"
+            supply = f"harness kernel add {self.kernel} PATH[@REV]"
+            self.why_not = f"the source of kernel {self.kernel} is not at hand ({supply})"
             with self.recorder.change() as run:
-                run.skipped.append(SkipRecord(what=f"guest suite on kernel {self.kernel}", reason=self.why_not))
+                run.skipped.append(
+                    SkipRecord(what=f"guest suite on kernel {self.kernel}", reason=self.why_not)
+                )
             report.say(f"skipped: the guest suite. {self.why_not}")
             return
         made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, accel)
@@ -54,7 +57,8 @@ class Session:
             series=_series_record(made.series),
             builds=[_build_record(made, "series"), _build_record(made, "compat")],
             image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
-            choice=f"Kernel {self.kernel} and the series in {made.series.path}. Accelerator: {made.accel.name} ({made.accel.why}).",
+            choice=f"Kernel {self.kernel} and the series in {made.series.path}. "
+            f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
         )
 
 
@@ -113,11 +117,19 @@ def _pytest(session: Session, selection: Sequence[str]) -> int:
 
     from harness.recording import SessionPlugin
 
-    arguments = [f"--rootdir={project.ROOT}", "-c", str(project.ROOT / "pyproject.toml"), "-o", "console_output_style=classic", *selection]
+    arguments = [
+        f"--rootdir={project.ROOT}",
+        "-c",
+        str(project.ROOT / "pyproject.toml"),
+        "-o",
+        "console_output_style=classic",
+        *selection,
+    ]
     code = pytest.main(arguments, plugins=[SessionPlugin(session)])
     if code == pytest.ExitCode.INTERNAL_ERROR:
         raise InfrastructureError(
-            "pytest broke off", hint="what it printed above names the cause; a plugin of the environment may be one"
+            "pytest broke off",
+            hint="what it printed above names the cause; a plugin of the environment may be one",
         )
     if code == pytest.ExitCode.INTERRUPTED:
         return EXIT_INTERRUPTED

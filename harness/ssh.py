@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import fabric
+import invoke.exceptions
 import paramiko
 
 from harness.errors import GuestLost, InfrastructureError
@@ -186,7 +187,10 @@ class Link:
     def shell(self) -> int:
         """A login shell on this terminal until it ends; its exit code, or -1. Raises GuestError."""
         with self.ended("the shell"):
-            code = int(self._connection.shell().exited)
+            try:
+                code = int(self._connection.shell().exited)
+            except invoke.exceptions.UnexpectedExit as e:  # what fabric makes of any code but 0
+                code = int(e.result.exited)
             if code == -1:
                 self._session(LOGIN_SECONDS * self._machine.slowdown).close()
         return code

@@ -127,12 +127,16 @@ def series_folder(kernel: str, series: Path | None) -> Path:
     return folder
 
 
+def kernel_names() -> list[str]:
+    """The base kernels that the project describes."""
+    return sorted(manifest.parent.name for manifest in project.kernel_dir("").glob("*/kernel.toml"))
+
+
 def kernel_spec(name: str) -> KernelSpec:
     """The manifest of base kernel ``name``. Raises UserError that lists the kernels there are."""
     folder = project.kernel_dir(name)
     if not (folder / "kernel.toml").is_file():
-        known = sorted(p.parent.name for p in folder.parent.glob("*/kernel.toml"))
-        raise UserError(f"no kernel named {name!r}", hint=f"known kernels: {', '.join(known)}")
+        raise UserError(f"no kernel named {name!r}", hint=f"known kernels: {', '.join(kernel_names())}")
     return KernelSpec.load(folder)
 
 
@@ -143,7 +147,9 @@ def build_prefix(
     spec = kernel_spec(kernel)
     chosen = Series.load(series_folder(kernel, series))
     if prefix is not None and prefix > len(chosen.patches):
-        raise UserError(f"the series has {len(chosen.patches)} patches, not {prefix}", hint="name a smaller prefix")
+        raise UserError(
+            f"the series has {len(chosen.patches)} patches, not {prefix}", hint="name a smaller prefix"
+        )
     under_test = None if prefix == 0 else chosen if prefix is None else chosen.prefix(prefix)
     tree = source.obtain(store, spec, progress)
     wanted = BuildSpec(

@@ -27,13 +27,13 @@ from harness.report.summary import (
 from harness.shares import Verdict
 
 if TYPE_CHECKING:
-    from harness.validate import Validation
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from harness.host import Check
     from harness.store import Entry
+    from harness.validate import Validation
 
 _STYLES = {
     "pass": "bold green",

@@ -19,7 +19,16 @@ WEIGHTED = "40-20-10 or 80-20-read or uid or partition"
 
 
 def _harness_test(testbed, runs, series, *selection):
-    command = [sys.executable, "-m", "harness", "test", "--kernel", testbed.spec.name, "--series", str(series)]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "test",
+        "--kernel",
+        testbed.spec.name,
+        "--series",
+        str(series),
+    ]
     done = subprocess.run(
         [*command, "tests/guest/test_scenarios.py", *selection],
         cwd=project.ROOT,

@@ -69,7 +69,7 @@ def test_ioband_counts_by_group(guest, ioband):
         before = device.status()
         assert set(before.groups) == {-1, 1000, 2000}
         read = f"dd if={device.path} of=/dev/null bs=4096 count=10 iflag=direct"
-        guest.run(["chpst", "-u", ":1000:1000", "sh", "-c", read])
+        guest.run(["chpst", "-u", "1000:1000", "sh", "-c", read])
         after = device.status()
         assert after.groups[1000].reads - before.groups[1000].reads == 10
         assert after.groups[1000].read_sectors - before.groups[1000].read_sectors == 80

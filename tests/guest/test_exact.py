@@ -45,4 +45,6 @@ def test_same_seed_same_counters(testbed, tmp_path, busy_host):
 
 
 def test_other_seed_other_counters(testbed, tmp_path):
-    assert _run(testbed, tmp_path / "1", seed=1).fingerprint != _run(testbed, tmp_path / "2", seed=2).fingerprint
+    assert (
+        _run(testbed, tmp_path / "1", seed=1).fingerprint != _run(testbed, tmp_path / "2", seed=2).fingerprint
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -78,6 +79,50 @@ def test_several_threads(guest):
     with ThreadPoolExecutor(8) as pool:
         texts = pool.map(lambda i: guest.run(["sh", "-c", f"sleep 0.1; echo {i}"]).stdout, range(16))
     assert list(texts) == [f"{i}\n" for i in range(16)]
+
+
+SHELL = """
+import sys
+from pathlib import Path
+from harness.errors import GuestError
+from harness.guest import Guest
+from harness.keys import RunKeys
+from harness.machine import Machine, MachineSpec
+from harness.userland import Image
+keys = RunKeys.generate()
+folder = Path(sys.argv[3])
+initrd = Image.model_validate_json(sys.argv[1]).with_segment(folder / "initrd", keys.files())
+spec = MachineSpec.model_validate_json(sys.argv[2]).model_copy(update={"initrd": initrd})
+with Machine(spec, folder) as machine, Guest.connect(machine, keys) as guest:
+    try:
+        sys.exit(guest.shell())
+    except GuestError as e:
+        print(type(e).__name__)
+        sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [("exit 3", 3, ""), ("echo c > /proc/sysrq-trigger", 5, "KernelPanic")],
+    ids=["exit", "panic"],
+)
+def test_shell(fresh_guest, image, tmp_path, ending):
+    """On a terminal of its own: what is typed arrives, the shell's exit code comes back, a panic ends it."""
+    import pexpect
+
+    last, code, said = ending
+    spec = fresh_guest.machine.spec.model_dump_json()
+    arguments = ["-c", SHELL, image.model_dump_json(), spec, str(tmp_path)]
+    with pexpect.spawn(sys.executable, arguments, timeout=60, encoding="utf-8") as terminal:
+        terminal.expect("# ")
+        terminal.sendline("tty; echo $((6 * 7))")
+        terminal.expect(r"/dev/pts/0\r+\n42\r+\n")  # fabric leaves the terminal to add a \r of its own
+        terminal.sendline(last)
+        terminal.expect(pexpect.EOF)
+        assert said in terminal.before
+        terminal.close()
+        assert terminal.exitstatus == code
 
 
 @pytest.mark.parametrize("which", ["host", "client"])

@@ -54,7 +54,7 @@ def test_table_can_be_loaded_again(guest, length):
     )  # fmt: skip
     with Ioband(guest, "d").create(line) as device:
         text = device.raw_table()
-        assert text.split()[4:] == "s 10 400 user weight 2048 :100 1000:80 2000:20".split()
+        assert text.split()[4:] == ["s", "10", "400", "user", "weight", "2048", ":100", "1000:80", "2000:20"]
         device.reload(text.replace("\n", ""))
         device.resume()
         assert device.raw_table() == text

@@ -94,7 +94,9 @@ def test_panic_ends_a_waiting_command(spec, keys, tmp_path):
 
 def test_oops_is_a_death_though_the_kernel_lives_on(spec, keys, tmp_path):
     """An invalid instruction is written over a system call in the kernel's memory, and the call made."""
-    rows = subprocess.run(["nm", spec.vmlinux], capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = subprocess.run(
+        ["nm", spec.vmlinux], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     symbols = {name: int(at, 16) for at, _, name in map(str.split, rows) if at != "U"}
     call = symbols.get("__do_sys_sethostname") or symbols["sys_sethostname"]
     place = call - 0xFFFFFFFF80000000  # where x86-64 maps the kernel's text
