@@ -30,7 +30,7 @@ class SessionPlugin:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Boot the first machines now: pytest's own tests go on meanwhile."""
-        if self.session.testbed is None or session.config.option.collectonly:
+        if self.session.testbed is None or session.config.option.collectonly or session.testsfailed:
             return
         from harness.campaign import Campaign
         from harness.scenario import Scenario
