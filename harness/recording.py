@@ -22,6 +22,7 @@ class SessionPlugin:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.campaign: Campaign | None = None
+        self.interrupted = False
         self._nodeids: dict[str, str] = {}
 
     @pytest.hookimpl(tryfirst=True)
@@ -54,6 +55,21 @@ class SessionPlugin:
     def pytest_sessionfinish(self) -> None:
         if self.campaign is not None:
             self.campaign.__exit__(None, None, None)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Ctrl-C; pytest's exit code is the same for errors during collection."""
+        self.interrupted = True
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A test file that cannot be read is an error like a test's."""
+        from harness.record import TestRecord
+
+        if report.failed:
+            message = str(report.longrepr or "")[-4000:]
+            with self.session.recorder.change() as run:
+                run.tests.append(
+                    TestRecord(nodeid=report.nodeid, outcome="error", seconds=0.0, message=message)
+                )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         from harness.record import TestRecord

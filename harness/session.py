@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness import progress, project, source, testbed
 from harness.accelerator import Wanted
-from harness.errors import EXIT_INTERRUPTED, EXIT_USER, HarnessError, InfrastructureError
+from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
 from harness.record import (
     BuildRecord,
@@ -76,16 +76,14 @@ def run(kernel: str, series: Path | None, selection: Sequence[str], *, at_hand: 
     session = Session(recorder, kernel, series)
     try:
         session.prepare(store, shown, at_hand=at_hand, accel=accel)
-        code = _pytest(session, selection)
+        _pytest(session, selection)
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
         recorder.finish()
         reports.write_all(folder)
         sys.stderr.write(f"report: {folder / 'report.html'}\n")
         raise
-    if code == EXIT_INTERRUPTED:
-        recorder.stopped(KeyboardInterrupt())
-    result = code if code == EXIT_USER else recorder.finish()
+    result = recorder.finish()
     _finish(recorder, folder)
     return result
 
@@ -112,7 +110,8 @@ def new_run_folder() -> Path:
     return folder
 
 
-def _pytest(session: Session, selection: Sequence[str]) -> int:
+def _pytest(session: Session, selection: Sequence[str]) -> None:
+    """Raises KeyboardInterrupt, UserError (nothing selected) and InfrastructureError (pytest itself failed)."""
     import pytest
 
     from harness.recording import SessionPlugin
@@ -125,15 +124,20 @@ def _pytest(session: Session, selection: Sequence[str]) -> int:
         "console_output_style=classic",
         *selection,
     ]
-    code = pytest.main(arguments, plugins=[SessionPlugin(session)])
+    plugin = SessionPlugin(session)
+    code = pytest.main(arguments, plugins=[plugin])
     if code == pytest.ExitCode.INTERNAL_ERROR:
         raise InfrastructureError(
             "pytest broke off",
             hint="what it printed above names the cause; a plugin of the environment may be one",
         )
-    if code == pytest.ExitCode.INTERRUPTED:
-        return EXIT_INTERRUPTED
-    return EXIT_USER if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED) else 0
+    if plugin.interrupted:
+        raise KeyboardInterrupt
+    if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise UserError(
+            f"no test to run: {' '.join(selection)}",
+            hint="name files below tests/, or -k EXPRESSION, as pytest takes them",
+        )
 
 
 def _series_record(series: Series) -> SeriesRecord:
