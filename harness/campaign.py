@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +19,13 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness import outcome, script, shares
-from harness.errors import GuestError, HarnessError, InfrastructureError
+from harness.errors import GuestError, HarnessError, InfrastructureError, MeasurementError
 from harness.guest import Guest
 from harness.kbuild import Build
-from harness.machine import INIT, Disk, Machine
+from harness.machine import INIT, READY, Disk, Machine
 from harness.record import (
     ControlRecord,
     GroupRecord,
@@ -114,8 +116,13 @@ class Campaign:
     # ---- what to run
 
     def start(self, scenarios: list[Scenario]) -> None:
-        """Submit the runs of the first look, scenario by scenario."""
+        """Submit the virtual clock's runs of the first look, scenario by scenario.
+
+        Those of the real clock wait until ``verdict`` asks for them: then nothing else of ours runs.
+        """
         for scenario in scenarios:
+            if scenario.clock == "real":
+                continue
             self._saturation(scenario)
             for role, control in _roles(scenario):
                 for seed in range(1, CONTROL_SAMPLES + 1):
@@ -126,32 +133,33 @@ class Campaign:
         counters disagree, Stopped when the campaign ended before.
         """
         entry = self._new_entry(scenario)
-        saturation = self._wait(self._saturation(scenario))
-        entry.saturation = saturation
-        entry.samples, entry.judged = self._judge(scenario, None, saturation)
-        for control in scenario.control:
-            samples, judged = self._judge(scenario, control, saturation)
-            entry.controls.append(
-                ControlRecord(
-                    name=control.name,
-                    kind=control.kind,
-                    description=_describe(control),
-                    samples=samples,
-                    judged=judged,
-                    verdict=shares.control_verdict(judged),
-                )
-            )
-        uncontrolled = next(c for c in entry.controls if c.kind == "compat")
-        entry.conservation = shares.conservation(
-            [s.iops for s in entry.samples], [s.iops for s in uncontrolled.samples]
-        )
-        entry.verdict, entry.reasons = shares.scenario_verdict(
-            entry.judged, {c.name: c.judged for c in entry.controls if c.judged}
-        )
-        first = self._wait(self._submit(scenario, "series", 1, None))
-        entry.bandwidth = {g.name: first.rates(g.name) for g in scenario.group}
         with self.recorder.change() as run:
             run.scenarios.append(entry)
+        saturation = self._wait(self._saturation(scenario))
+        samples, judged = self._judge(scenario, None, saturation)
+        first = self._wait(self._submit(scenario, "series", 1, None))
+        with self.recorder.change():
+            entry.saturation, entry.samples, entry.judged = saturation, samples, judged
+            entry.bandwidth = {g.name: first.rates(g.name) for g in scenario.group}
+        for control in scenario.control:
+            samples, judged = self._judge(scenario, control, saturation)
+            with self.recorder.change():
+                entry.controls.append(
+                    ControlRecord(
+                        name=control.name,
+                        kind=control.kind,
+                        description=_describe(control),
+                        samples=samples,
+                        judged=judged,
+                        verdict=shares.control_verdict(judged),
+                    )
+                )
+        uncontrolled = next(c for c in entry.controls if c.kind == "compat")
+        totals = [s.iops for s in entry.samples], [s.iops for s in uncontrolled.samples]
+        controls = {c.name: c.judged for c in entry.controls if c.judged}
+        with self.recorder.change():
+            entry.conservation = shares.conservation(*totals)
+            entry.verdict, entry.reasons = shares.scenario_verdict(entry.judged, controls)
         return entry
 
     def counters(self, scenario: Scenario, role: Role = "series", *, seed: int = 1) -> outcome.Outcome:
@@ -168,7 +176,7 @@ class Campaign:
             runs = [self._submit(scenario, role, seed, control) for seed in range(1, wanted + 1)]
             samples = []
             for seed, future in enumerate(runs, 1):
-                sample = outcome.sample(scenario, self._wait(future), seed, saturation.depth)
+                sample = outcome.sample(scenario, self._wait(future), seed, saturation)
                 shares.crosscheck(sample.total_ios_kernel, sample.fio_ios)
                 samples.append(sample)
             judged = shares.judge(samples, scenario.targets, scenario.tolerance)
@@ -191,7 +199,8 @@ class Campaign:
             return self._runs[key]
 
     def _saturation(self, scenario: Scenario) -> Future[shares.Saturation]:
-        key = (scenario.clock, scenario.scheduler, scenario.disk, scenario.load.rw, scenario.load.bs)
+        disk = scenario.disk if scenario.clock == "real" else None
+        key = (scenario.clock, disk, scenario.scheduler, scenario.load.rw, scenario.load.bs)
         with self._lock:
             if key not in self._saturations:
                 if self._stopping:
@@ -208,8 +217,8 @@ class Campaign:
             raise Stopped("this scenario was not run to its end: the run ended before") from None
 
     def _measure_saturation(self, scenario: Scenario) -> shares.Saturation:
-        load = f"{scenario.load.rw}-{scenario.load.bs}"
-        key = RunKey("saturation", f"{scenario.clock}-{scenario.scheduler}-{load}", 0)
+        disk = f"real-{scenario.disk.size_mb}-{scenario.disk.iops}" if scenario.clock == "real" else "virtual"
+        key = RunKey("saturation", f"{disk}-{scenario.scheduler}-{scenario.load.rw}-{scenario.load.bs}", 0)
         files = script.compile_saturation(scenario, self._disk(scenario))
         results = self._execute(key, scenario, self.testbed.compat, files, "saturation")
         return shares.saturation(outcome.saturation_points(results))
@@ -237,6 +246,7 @@ class Campaign:
             self._wait_for_quiet()
         settings = {"EXACT": "1", "HOLD_CLOCK": "1"} if virtual else {}
         initrd = self.testbed.image.with_segment(folder / "initrd", self.testbed.segment(files, settings))
+        (folder / "scenario.sh").write_bytes(files[script.SCRIPT])
         disks = (
             () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
         )
@@ -255,7 +265,6 @@ class Campaign:
                     if not virtual:
                         guest.run(["sh", script.SCRIPT], timeout=patience)
                     results = guest.get_tree(script.RESULTS)
-                    uptime = float(guest.run(["cat", "/proc/uptime"]).stdout.split()[0])
         except GuestError as e:
             self.recorder.died(key.name, e)
             self.stop()
@@ -269,7 +278,8 @@ class Campaign:
         init = machine.console.seen(INIT)
         with self.recorder.change():
             entry.seconds_to_init = None if init is None else init - machine.started
-            entry.seconds_to_ready, entry.seconds_to_ssh, entry.guest_seconds = ready, ssh, uptime
+            entry.seconds_to_ready, entry.seconds_to_ssh = ready, ssh
+            entry.guest_seconds = _uptime_when_ready(machine.console.text)
         for name, data in results.items():
             (folder / Path(name).name).write_bytes(data)
         self._check_script(key, results, folder, virtual)
@@ -278,7 +288,8 @@ class Campaign:
     def _wait_for_quiet(self) -> None:
         """The real clock sees what else the host does: let the machines of the virtual clock end first."""
         with self._lock:
-            others = [f for key, f in self._runs.items() if self._clocks[key] == "virtual"]
+            others: list[Future[Any]] = [f for key, f in self._runs.items() if self._clocks[key] == "virtual"]
+            others += [f for key, f in self._saturations.items() if key[0] == "virtual"]
         for other in others:
             # Not futures.wait: it waits for ever for a future that a pool's shutdown has cancelled.
             with contextlib.suppress(CancelledError):
@@ -294,9 +305,9 @@ class Campaign:
         try:
             with machine:
                 yield
-        except GuestError as e:
+        except (GuestError, InfrastructureError) as e:
             if self._stopping:
-                raise Stopped("ended with the run") from e
+                raise Stopped("not run to its end: the run ended before") from e
             raise
         finally:
             with self._lock:
@@ -327,8 +338,10 @@ class Campaign:
             said = (
                 results.get("script.log", b"").decode(errors="replace").strip()[-600:] or "it printed nothing"
             )
-            raise InfrastructureError(
-                f"{key.name}: the scenario's script failed in the guest: {said}", log=folder / "console.log"
+            raise MeasurementError(
+                f"{key.name}: the scenario's script failed in the guest: {said}",
+                log=folder / "script.log",
+                hint="a file or a target that the series should bring may be missing; the script is beside the log",
             )
 
     def _new_entry(self, scenario: Scenario) -> ScenarioRecord:
@@ -348,10 +361,16 @@ class Campaign:
 
 def repeat_command(kernel: str, series: Path | None, nodeid: str) -> str:
     """The one line that repeats a test: a shell command."""
-    words = ["harness", "test", "--kernel", kernel]
+    words = [sys.argv[0], "test", "--kernel", kernel]
     if series is not None:
-        words += ["--series", str(series)]
+        words += ["--series", str(series.absolute())]
     return shlex.join([*words, nodeid])
+
+
+def _uptime_when_ready(console: str) -> float | None:
+    """Guest seconds from boot to ready, as /init prints them."""
+    found = re.search(rf"{READY} ([0-9.]+)", console)
+    return float(found[1]) if found else None
 
 
 def _role(control: Control | None) -> Role:

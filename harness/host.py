@@ -382,6 +382,6 @@ def _check_packages() -> list[Check]:
             checks.append(Check(name=f"python: {name}", ok=True, detail=metadata.version(name)))
         except metadata.PackageNotFoundError:
             checks.append(
-                Check(name=f"python: {name}", ok=False, detail="not installed", hint="run `make setup`")
+                Check(name=f"python: {name}", ok=False, detail="not installed", hint="run `ci/setup`")
             )
     return checks

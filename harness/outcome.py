@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,13 +11,14 @@ from harness import dm, fio
 from harness.errors import MeasurementError
 from harness.scenario import Scenario
 from harness.script import DEPTHS, Role, device_of
-from harness.shares import Sample
+from harness.shares import Sample, Saturation
 
 # /proc/uptime counts in hundredths of a second; fio needs a moment between exec and its first I/O. fio itself
 # waits in steps of 10 ms and starts its jobs within 0.3 s of guest time under TCG.
 FIO_START = 0.5
-# Share of submissions that must have found the queue full to its depth for a group to count as backlogged.
-FULL_DEPTH = 95.0
+# Part of the submissions that may find the queue less than full although the group asks for all it can get:
+# completions come in bunches.
+NOT_FULL = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def parse(scenario: Scenario, role: Role, files: Mapping[str, bytes]) -> Outcome
     )
 
 
-def sample(scenario: Scenario, outcome: Outcome, seed: int, saturation_depth: int | None) -> Sample:
-    """The sample for ``shares.judge``. saturation_depth: I/Os in flight that fill this disk, where it was measured."""
+def sample(scenario: Scenario, outcome: Outcome, seed: int, saturation: Saturation) -> Sample:
+    """The sample for ``shares.judge``. saturation: how many I/Os in flight fill this disk."""
     first, last = outcome.window
     names = [g.name for g in scenario.group]
     ios = {name: outcome.ios(name)[last] - outcome.ios(name)[first] for name in names}
@@ -99,8 +101,8 @@ def sample(scenario: Scenario, outcome: Outcome, seed: int, saturation_depth: in
         seed=seed,
         ios=ios,
         seconds=outcome.seconds,
-        backlogged={name: _backlogged(outcome, name, depth) for name in names},
-        saturated=saturation_depth is None or depth >= saturation_depth,
+        backlogged={g.name: backlogged(outcome.fio[g.name], depth, g.jobs) for g in scenario.group},
+        saturated=saturation.reached and depth >= saturation.depth,
         fio_ios={name: outcome.fio[name].total_ios for name in names},
         total_ios_kernel=totals,
     )
@@ -115,12 +117,13 @@ def saturation_points(files: Mapping[str, bytes]) -> list[tuple[int, float]]:
     ]
 
 
-def _backlogged(outcome: Outcome, group: str, depth: int) -> bool:
-    """The group's queue was full to its depth nearly always, and it did I/O in every step of the window."""
-    first, last = outcome.window
-    ios = outcome.ios(group)
-    moving = all(ios[i + 1] > ios[i] for i in range(first, last))
-    return moving and outcome.fio[group].percent_at_depth(depth) >= FULL_DEPTH
+def backlogged(result: fio.JobResult, depth: int, jobs: int) -> bool:
+    """Whether a group always asked for more than it got: its queues were full, but for filling them at the start.
+
+    A group that gets nothing is backlogged all the same: to starve it is a failure, not a missing precondition.
+    """
+    partly = (100.0 - result.percent_at_depth(depth)) / 100.0 * result.total_ios
+    return partly <= NOT_FULL * result.total_ios + jobs * depth
 
 
 def _file(text: Mapping[str, str], name: str) -> str:
@@ -134,6 +137,10 @@ def _pairs(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
+# T seconds; S name: status; B device and the eleven counters of its stat file (Documentation/iostats.txt).
+_LINE = re.compile(r"T \d+\.\d+|S [^ ]+: .*|B [^ ]+( +\d+){11}")
+
+
 @dataclass
 class _Reading:
     status: dict[str, str]
@@ -145,17 +152,17 @@ def _readings(text: str) -> tuple[list[float], list[_Reading]]:
     readings: list[_Reading] = []
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
+        if not _LINE.fullmatch(line):
+            raise MeasurementError(f"a line of the counters is not understood: {line!r}")
         if kind == "T":
             times.append(float(rest))
             readings.append(_Reading({}, {}))
         elif kind == "S" and readings:
             name, _, params = rest.partition(": ")
             readings[-1].status[name] = params
-        elif kind == "B" and readings:
+        elif readings:
             device, *counts = rest.split()
             readings[-1].stat[device] = [int(c) for c in counts]
-        else:
-            raise MeasurementError(f"a line of the counters is not understood: {line!r}")
     if len(readings) < 3:
         raise MeasurementError(f"only {len(readings)} readings of the counters")
     return times, readings
@@ -194,7 +201,7 @@ def _window(scenario: Scenario, times: list[float], starts: dict[str, float]) ->
         raise MeasurementError(
             f"the groups ran together from {begin:.1f} to {end:.1f} s, "
             f"too short for a window of {scenario.timing.window} s",
-            hint="start-up of fio takes longer than the scenario's timing allows for: raise its ramp",
+            hint="fio took long to start, or the groups start far apart: raise the scenario's timing.window",
         )
     return inside[0], inside[-1]
 

@@ -57,10 +57,8 @@ def image(testbed: Testbed) -> Image:
 
 @pytest.fixture(scope="session")
 def campaign(testbed: Testbed, pytestconfig: pytest.Config) -> Campaign:
-    """The runs of all selected scenarios, which began when the tests were collected."""
-    campaign = pytestconfig.stash[SESSION_PLUGIN].campaign
-    assert campaign is not None, "pytest_collection_finish makes it whenever there is a testbed"
-    return campaign
+    """The runs of all selected scenarios."""
+    return pytestconfig.stash[SESSION_PLUGIN].started_campaign()
 
 
 @pytest.fixture(scope="session")

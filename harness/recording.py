@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,14 +24,18 @@ class SessionPlugin:
         self.session = session
         self.campaign: Campaign | None = None
         self.interrupted = False
+        self._waiting: list[Scenario] = []
         self._nodeids: dict[str, str] = {}
+        self._deaths: set[Path | None] = set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[SESSION_PLUGIN] = self
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Boot the first machines now: pytest's own tests go on meanwhile."""
+        """Boot the first machines now; if other tests are selected as well, when the first scenario's turn comes:
+        tests that take the time do not want the host's cores busy.
+        """
         if self.session.testbed is None or session.config.option.collectonly or session.testsfailed:
             return
         from harness.campaign import Campaign
@@ -44,7 +49,16 @@ class SessionPlugin:
                 scenarios.append(wanted)
                 self._nodeids[wanted.name] = item.nodeid
         self.campaign = Campaign(self.session.testbed, self.session.recorder, self._repeat)
-        self.campaign.start(scenarios)
+        self._waiting = scenarios
+        if len(scenarios) == len(session.items):
+            self.started_campaign()
+
+    def started_campaign(self) -> Campaign:
+        """The campaign, started if it was not yet."""
+        assert self.campaign is not None, "pytest_collection_finish makes it whenever there is a testbed"
+        self.campaign.start(self._waiting)
+        self._waiting = []
+        return self.campaign
 
     def _repeat(self, scenario: Scenario) -> str:
         from harness.campaign import repeat_command
@@ -56,9 +70,9 @@ class SessionPlugin:
         if self.campaign is not None:
             self.campaign.__exit__(None, None, None)
 
-    def pytest_keyboard_interrupt(self) -> None:
-        """Ctrl-C; pytest's exit code is the same for errors during collection."""
-        self.interrupted = True
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Ctrl-C. pytest ends in the same way, and with the same exit code, after errors during collection."""
+        self.interrupted = not isinstance(excinfo.value, pytest.Session.Interrupted)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A test file that cannot be read is an error like a test's."""
@@ -68,7 +82,12 @@ class SessionPlugin:
             message = str(report.longrepr or "")[-4000:]
             with self.session.recorder.change() as run:
                 run.tests.append(
-                    TestRecord(nodeid=report.nodeid, outcome="error", seconds=0.0, message=message)
+                    TestRecord(
+                        nodeid=report.nodeid or str(report.fspath),
+                        outcome="error",
+                        seconds=0.0,
+                        message=message,
+                    )
                 )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -76,7 +95,7 @@ class SessionPlugin:
 
         if report.when != "call" and report.outcome == "passed":
             return
-        judged = [s.name for s in self.session.recorder.run.scenarios]
+        judged = [s.name for s in self.session.recorder.run.scenarios if s.verdict is not None]
         if report.when == "call" and any(self._nodeids.get(name) == report.nodeid for name in judged):
             return  # the scenario's own record says more, and tells fail from inconclusive
         with self.session.recorder.change() as run:
@@ -92,15 +111,23 @@ class SessionPlugin:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
         outcome: Any = yield
-        from harness.errors import GuestError, HarnessError
+        from harness.campaign import Stopped
+        from harness.errors import GuestError, HarnessError, InfrastructureError, UserError
 
         error = call.excinfo.value if call.excinfo else None
+        report = outcome.get_result()
         if isinstance(error, HarnessError):
-            outcome.get_result().longrepr = f"{type(error).__name__}: {error}"
-        if isinstance(error, GuestError) and not any(
-            d.message == error.message for d in self.session.recorder.run.deaths
-        ):
-            self.session.recorder.died(item.nodeid, error)
+            report.longrepr = f"{type(error).__name__}: {error}"
+        if isinstance(error, Stopped):
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), 0, f"Skipped: {error}")
+        recorder = self.session.recorder
+        if isinstance(error, GuestError) and error.log not in self._deaths:
+            self._deaths.add(error.log)
+            if not any(d.message == error.message and d.raw == error.raw for d in recorder.run.deaths):
+                recorder.died(item.nodeid, error)
+        if isinstance(error, InfrastructureError | UserError) and recorder.run.error is None:
+            recorder.stopped(error)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """One line per scenario, with what was measured, as soon as it is known."""

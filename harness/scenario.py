@@ -26,8 +26,8 @@ class Load(_Strict):
     """What each fio job does. bs is fio's syntax; depth is I/Os in flight of one job; libaio, O_DIRECT."""
 
     rw: Literal["randread", "randwrite", "randrw", "read", "write"] = "randrw"
-    bs: str = "4k"
-    depth: Annotated[int, Field(ge=1, le=1024)] = 32
+    bs: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}[km]?$")] = "4k"
+    depth: Literal[1, 2, 4, 8, 16, 32, 64] = 32
 
 
 class Group(_Strict):
@@ -86,7 +86,7 @@ class Control(_Strict):
 class Scenario(_Strict):
     """One scenario file. ``tolerance`` is half the width, as a share (0.03 = 3 points), of what counts as on target."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
     clock: Clock = "virtual"
     by: By = "cgroup"
@@ -109,6 +109,8 @@ class Scenario(_Strict):
         for control in self.control:
             if control.weights and len(control.weights) != len(self.group):
                 raise ValueError(f"control {control.name}: {len(self.group)} groups need as many weights")
+        if self.timing.step * 4 > self.timing.window:
+            raise ValueError("timing: a window must be at least four steps long")
         kinds = [c.name for c in self.control]
         if len(set(kinds)) != len(kinds):
             raise ValueError("two controls are the same")
@@ -132,7 +134,10 @@ class Scenario(_Strict):
 def load(path: Path) -> Scenario:
     """Read one scenario file; its name is the file's. Raises UserError that names the file and each wrong key."""
     try:
-        return Scenario.model_validate({"name": path.stem, **tomllib.loads(path.read_text())})
+        content = tomllib.loads(path.read_text())
+        if "name" in content:
+            raise UserError(f"{path}: name: a scenario's name is that of its file", hint="leave it out")
+        return Scenario.model_validate({"name": path.stem, **content})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: not valid TOML: {e}", hint="correct the file") from e
     except OSError as e:
