@@ -5,9 +5,9 @@ Hosts are shared and noisy: every figure is a median or a ratio of one run, and 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,14 +15,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import progress, project, testbed
+from harness import host, progress, project, testbed
 from harness import scenario as scenarios
 from harness.campaign import Campaign
-from harness.errors import EXIT_FAILED, EXIT_PASSED, MeasurementError
+from harness.errors import EXIT_FAILED, EXIT_PASSED, HarnessError, MeasurementError
 from harness.machine import INIT
 from harness.record import MachineRecord, Recorder
 from harness.scenario import Scenario
-from harness.session import new_run_folder
 from harness.store import Store
 from harness.testbed import Testbed
 
@@ -52,12 +51,17 @@ def run(kernel: str, series: Path | None) -> int:
     """Measure and print; 0 when every goal is met, else 1. The record of all machines is in the run's folder."""
     shown = progress.default()
     bed = testbed.prepare(Store.default(), kernel, series, shown)
-    recorder = Recorder.start(new_run_folder(), ["harness", *sys.argv[1:]])
+    recorder = Recorder.start(project.new_run_folder(), ["harness", *sys.argv[1:]])
     figures: list[Figure] = []
-    for measure in (_boots, _suite, _virtual_spread, _real_spread):
-        with shown.task(measure.__doc__ or measure.__name__):
-            figures += measure(bed, recorder)
-    recorder.finish()
+    try:
+        for measure in (_boots, _suite, _virtual_spread, _real_spread):
+            with shown.task(measure.__doc__ or measure.__name__):
+                figures += measure(bed, recorder)
+    except HarnessError as e:
+        recorder.stopped(e)
+        raise
+    finally:
+        recorder.finish()
     _print(figures)
     print(f"record: {recorder.folder / 'run.json'}")
     return EXIT_PASSED if all(f.met for f in figures) else EXIT_FAILED
@@ -114,7 +118,10 @@ def _virtual_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
     scenario = _named(VIRTUAL)
     prints = []
     for number in range(REPETITIONS):
-        with _load() if number % 2 else nullcontext(), _campaign(bed, recorder, number) as campaign:
+        with (
+            _load() if number % 2 else nullcontext(),
+            _campaign(bed, recorder, f"virtual-{number}") as campaign,
+        ):
             prints.append(campaign.counters(scenario).fingerprint)
     return [
         Figure(
@@ -132,7 +139,7 @@ def _real_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
     scenario = _named(REAL)
     group = scenario.group[0].name
     values = []
-    with _campaign(bed, recorder, 0) as campaign:
+    with _campaign(bed, recorder, "real") as campaign:
         for seed in range(1, REPETITIONS + 1):
             outcome = campaign.counters(scenario, seed=seed)
             first, last = outcome.window
@@ -150,9 +157,9 @@ def _named(name: str) -> Scenario:
 
 
 @contextmanager
-def _campaign(bed: Testbed, recorder: Recorder, number: int) -> Iterator[Campaign]:
+def _campaign(bed: Testbed, recorder: Recorder, name: str) -> Iterator[Campaign]:
     """A campaign of its own, so that a seed is run again, in a folder of its own."""
-    inner = Recorder.start(recorder.folder / f"repetition-{number}", recorder.run.argv)
+    inner = Recorder.start(recorder.folder / name, recorder.run.argv)
     with Campaign(bed, inner, lambda s: s.name, workers=1) as campaign:
         yield campaign
     machines: list[MachineRecord] = inner.run.machines
@@ -161,23 +168,17 @@ def _campaign(bed: Testbed, recorder: Recorder, number: int) -> Iterator[Campaig
     inner.finish()
 
 
-def _burn() -> None:
-    while True:
-        pass
-
-
 @contextmanager
 def _load() -> Iterator[None]:
     """Every core of the host is busy."""
-    burners = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(os.cpu_count() or 1)]
-    for burner in burners:
-        burner.start()
+    command = [host.find_tool("setpriv"), "--pdeathsig", "KILL", sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
     try:
         yield
     finally:
         for burner in burners:
-            burner.terminate()
-            burner.join()
+            burner.kill()
+            burner.wait()
 
 
 def _print(figures: list[Figure]) -> None:

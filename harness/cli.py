@@ -178,8 +178,7 @@ def test(
     """Run tests (by default the bandwidth scenarios), write runs/<id>/ with a report, and print a summary."""
     from harness import session
 
-    chosen = selection or ["tests/guest/test_scenarios.py"]
-    raise typer.Exit(session.run(kernel, series, chosen, at_hand=at_hand, accel=accel))
+    raise typer.Exit(session.run(kernel, series, selection or [], at_hand=at_hand, accel=accel))
 
 
 @app.command()

@@ -190,6 +190,8 @@ class Machine:
                 pass_fds=fds,
                 start_new_session=True,
             )
+            if self._ending:  # `kill` came before there was a process
+                self._process.kill()
 
     def _end(self) -> None:
         self._ending = True

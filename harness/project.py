@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
+from datetime import datetime
 from pathlib import Path
+
+from harness.errors import InfrastructureError
 
 ROOT = Path(os.environ.get("HARNESS_ROOT") or Path(__file__).resolve().parent.parent)
 
@@ -31,3 +35,24 @@ def scenarios_dir() -> Path:
 def runs_dir() -> Path:
     """Where every run has a folder of its own (``$HARNESS_RUNS`` overrides)."""
     return Path(os.environ.get("HARNESS_RUNS") or ROOT / "runs")
+
+
+def new_run_folder() -> Path:
+    """A folder for a new run, named by local time and a few random letters, and the link ``latest`` to it.
+
+    Raises InfrastructureError when it cannot be made.
+    """
+    runs = runs_dir()
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = runs / name
+    try:
+        folder.mkdir(parents=True)
+        link = runs / f".latest-{name}"
+        link.symlink_to(name)
+        link.replace(runs / "latest")
+    except OSError as e:
+        raise InfrastructureError(
+            f"no folder for this run can be made in {runs}: {e.strerror}",
+            hint="set HARNESS_RUNS to a folder that you may write to",
+        ) from e
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,10 @@ class SessionPlugin:
         from harness.errors import GuestError, HarnessError, InfrastructureError, UserError
 
         error = call.excinfo.value if call.excinfo else None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = InfrastructureError(
+                f"the disk is full: {error.filename or error}", hint="free some space, then run it again"
+            )
         report = outcome.get_result()
         if isinstance(error, HarnessError):
             report.longrepr = f"{type(error).__name__}: {error}"

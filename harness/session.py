@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
-from harness import progress, project, source, testbed
+from harness import progress, project, scenario, source, testbed
 from harness.accelerator import Wanted
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
@@ -40,6 +37,7 @@ class Session:
     def prepare(self, store: Store, report: Progress, *, at_hand: bool, accel: Wanted) -> None:
         """Make the testbed and record what it is. at_hand: with no source at hand, leave it out and say so."""
         spec = testbed.kernel_spec(self.kernel)
+        scenario.load_all(project.scenarios_dir())  # a mistake in one is told before anything is built
         if at_hand and source.at_hand(store, spec) is None:
             supply = f"harness kernel add {self.kernel} PATH[@REV]"
             self.why_not = f"the source of kernel {self.kernel} is not at hand ({supply})"
@@ -67,10 +65,8 @@ def run(kernel: str, series: Path | None, selection: Sequence[str], *, at_hand: 
 
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
-    from harness import report as reports
-
     store = Store.default()
-    folder = new_run_folder()
+    folder = project.new_run_folder()
     recorder = Recorder.start(folder, ["harness", *sys.argv[1:]])
     shown = progress.default()
     session = Session(recorder, kernel, series)
@@ -79,35 +75,22 @@ def run(kernel: str, series: Path | None, selection: Sequence[str], *, at_hand: 
         _pytest(session, selection)
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
-        recorder.finish()
-        reports.write_all(folder)
-        sys.stderr.write(f"report: {folder / 'report.html'}\n")
+        _finish(recorder, folder)
         raise
-    result = recorder.finish()
-    _finish(recorder, folder)
-    return result
+    return _finish(recorder, folder)
 
 
-def _finish(recorder: Recorder, folder: Path) -> None:
+def _finish(recorder: Recorder, folder: Path) -> int:
+    """Complete the record, make the reports, print the summary; the run's exit code."""
     from harness import host
     from harness import report as reports
     from harness.report import terminal
 
     recorder.update(host=host.host_facts().model_dump())
+    code = recorder.finish()
     reports.write_all(folder)
     terminal.summary(recorder.run, folder)
-
-
-def new_run_folder() -> Path:
-    """A folder for a new run, named by local time and a few random letters, and the link ``latest`` to it."""
-    runs = project.runs_dir()
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = runs / name
-    folder.mkdir(parents=True)
-    link = runs / f".latest-{os.getpid()}"
-    link.symlink_to(name)
-    link.replace(runs / "latest")
-    return folder
+    return code
 
 
 def _pytest(session: Session, selection: Sequence[str]) -> None:
@@ -122,6 +105,8 @@ def _pytest(session: Session, selection: Sequence[str]) -> None:
         str(project.ROOT / "pyproject.toml"),
         "-o",
         "console_output_style=classic",
+        "-o",
+        f"testpaths={project.ROOT / 'tests/guest/test_scenarios.py'}",
         *selection,
     ]
     plugin = SessionPlugin(session)

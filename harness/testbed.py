@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,18 +210,19 @@ def validate(store: Store, kernel: str, series: Path | None, progress: Progress)
     )
     image = userland.image(store, progress)
 
+    folder = project.new_run_folder()
+
     def boot(build: Build) -> None:
-        with tempfile.TemporaryDirectory(prefix="harness-validate-") as folder:
-            tcg = accelerator.choose(store, "tcg", build.bzimage, image.path)
-            machine_spec = MachineSpec(
-                kernel=build.bzimage,
-                vmlinux=build.vmlinux,
-                initrd=image.path,
-                append=spec.append,
-                memory_mb=MEMORY_MB,
-                slowdown=tcg.slowdown,
-            )
-            with Machine(machine_spec, Path(folder)) as machine:
-                machine.console.wait(INIT, BOOT_SECONDS * machine.slowdown)
+        tcg = accelerator.choose(store, "tcg", build.bzimage, image.path)
+        machine_spec = MachineSpec(
+            kernel=build.bzimage,
+            vmlinux=build.vmlinux,
+            initrd=image.path,
+            append=f"{spec.append} {spec.append_one_cpu}",
+            memory_mb=MEMORY_MB,
+            slowdown=tcg.slowdown,
+        )
+        with Machine(machine_spec, folder / build.key[:12]) as machine:
+            machine.console.wait(INIT, BOOT_SECONDS * machine.slowdown)
 
     return validation.validate(store, wanted, progress, boot=boot)

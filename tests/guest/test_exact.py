@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -14,20 +16,16 @@ from harness.record import Recorder
 pytestmark = pytest.mark.guest
 
 
-def _burn() -> None:
-    while True:
-        pass
-
-
-@pytest.fixture
+@contextlib.contextmanager
 def busy_host():
-    burners = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(os.cpu_count() or 1)]
-    for burner in burners:
-        burner.start()
-    yield
-    for burner in burners:
-        burner.terminate()
-        burner.join()
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
 
 
 def _run(testbed, folder, seed):
@@ -35,9 +33,10 @@ def _run(testbed, folder, seed):
         return campaign.counters(scenario.load(project.scenarios_dir() / "cgroup-80-20.toml"), seed=seed)
 
 
-def test_same_seed_same_counters(testbed, tmp_path, busy_host):
+def test_same_seed_same_counters(testbed, tmp_path):
     first = _run(testbed, tmp_path / "1", seed=1)
-    again = _run(testbed, tmp_path / "2", seed=1)
+    with busy_host():
+        again = _run(testbed, tmp_path / "2", seed=1)
     assert first.reads == again.reads
     assert first.writes == again.writes
     assert first.times == again.times
