@@ -171,7 +171,14 @@ def _campaign(bed: Testbed, recorder: Recorder, name: str) -> Iterator[Campaign]
 @contextmanager
 def _load() -> Iterator[None]:
     """Every core of the host is busy."""
-    command = [host.find_tool("setpriv"), "--pdeathsig", "KILL", sys.executable, "-c", "while True: pass"]
+    command: list[str | Path] = [
+        host.find_tool("setpriv"),
+        "--pdeathsig",
+        "KILL",
+        sys.executable,
+        "-c",
+        "while True: pass",
+    ]
     burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
     try:
         yield
