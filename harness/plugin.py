@@ -68,6 +68,7 @@ def guest(testbed: Testbed, harness_session: Session) -> Iterator[Guest]:
 
     folder = harness_session.recorder.folder / "guest"
     with testbed.boot(folder, disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
+        _record(connected, testbed, harness_session)
         yield connected
 
 
@@ -78,3 +79,24 @@ def fresh_guest(testbed: Testbed, tmp_path: Path) -> Iterator[Guest]:
 
     with testbed.boot(tmp_path / "guest", disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
         yield connected
+
+
+def _record(guest: Guest, testbed: Testbed, session: Session) -> None:
+    """So that the report shows its QEMU command and its console."""
+    from datetime import UTC, datetime
+
+    from harness.record import MachineRecord
+
+    machine = guest.machine
+    entry = MachineRecord(
+        id="guest",
+        role="guest suite",
+        argv=list(machine.argv),
+        accel=machine.accel,
+        clock="real",
+        started=datetime.now(UTC),
+        build=testbed.build.key,
+        console=machine.console_log,
+    )
+    with session.recorder.change() as run:
+        run.machines.append(entry)

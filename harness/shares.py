@@ -63,7 +63,7 @@ class Sample(_Strict):
 
     ios: completed in the common window, by the kernel's counters. seconds: length of that window on the
     scenario's clock. backlogged: whether the group had I/O waiting during the whole window. saturated:
-    whether the disk was, i.e. whether the groups together kept at least the saturation depth in flight.
+    whether the disk was, i.e. whether each group kept at least the saturation depth in flight.
     drifted: preconditions that changed while measuring, one sentence each. fio_ios, total_ios_kernel: fio's
     count and the kernel's, both over the whole life of the jobs.
     """
