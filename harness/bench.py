@@ -119,7 +119,7 @@ def _virtual_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
     prints = []
     for number in range(REPETITIONS):
         with (
-            _load() if number % 2 else nullcontext(),
+            busy_host() if number % 2 else nullcontext(),
             _campaign(bed, recorder, f"virtual-{number}") as campaign,
         ):
             prints.append(campaign.counters(scenario).fingerprint)
@@ -169,7 +169,7 @@ def _campaign(bed: Testbed, recorder: Recorder, name: str) -> Iterator[Campaign]
 
 
 @contextmanager
-def _load() -> Iterator[None]:
+def busy_host() -> Iterator[None]:
     """Every core of the host is busy."""
     command: list[str | Path] = [
         host.find_tool("setpriv"),

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-
 import pytest
 
 from harness import project, scenario
+from harness.bench import busy_host
 from harness.campaign import Campaign
 from harness.record import Recorder
 
 pytestmark = pytest.mark.guest
-
-
-@contextlib.contextmanager
-def busy_host():
-    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", "while True: pass"]
-    burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
-    try:
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
 
 
 def _run(testbed, folder, seed):
