@@ -50,7 +50,7 @@ class Disk(_Strict):
     """The real clock's disk: virtio, throttled by QEMU. The virtual clock's disk is in the kernel's manifest."""
 
     size_mb: Annotated[int, Field(ge=16)] = 64
-    iops: Annotated[int, Field(ge=100, le=2000)] = 500
+    iops: Annotated[int, Field(ge=100, le=2000)] = 1000
 
 
 class Timing(_Strict):
