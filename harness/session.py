@@ -75,12 +75,14 @@ def run(kernel: str, series: Path | None, selection: Sequence[str], *, at_hand: 
         _pytest(session, selection)
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
-        _finish(recorder, folder)
+        _finish(
+            recorder, folder, summary=isinstance(e, KeyboardInterrupt)
+        )  # an error is printed by who catches it
         raise
     return _finish(recorder, folder)
 
 
-def _finish(recorder: Recorder, folder: Path) -> int:
+def _finish(recorder: Recorder, folder: Path, *, summary: bool = True) -> int:
     """Complete the record, make the reports, print the summary; the run's exit code."""
     from harness import host
     from harness import report as reports
@@ -89,7 +91,10 @@ def _finish(recorder: Recorder, folder: Path) -> int:
     recorder.update(host=host.host_facts().model_dump())
     code = recorder.finish()
     reports.write_all(folder)
-    terminal.summary(recorder.run, folder)
+    if summary:
+        terminal.summary(recorder.run, folder)
+    else:
+        sys.stderr.write(f"report: {folder / 'report.html'}\n")
     return code
 
 
