@@ -145,11 +145,8 @@ def _real_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
             first, last = outcome.window
             done = {g.name: outcome.ios(g.name)[last] - outcome.ios(g.name)[first] for g in scenario.group}
             values.append(100 * done[group] / sum(done.values()))
-    how = f"share of {group} in {scenario.name}, {REPETITIONS} seeds"
-    return [
-        Figure("spread of shares, real clock", max(values) - min(values), "points", None, f"range: {how}"),
-        Figure("standard deviation of shares, real clock", statistics.stdev(values), "points", 1.0, how),
-    ]
+    how = f"range of the share of {group} in {scenario.name}, {REPETITIONS} seeds, sd {statistics.stdev(values):.2f}"
+    return [Figure("spread of shares, real clock", max(values) - min(values), "points", 1.0, how)]
 
 
 def _named(name: str) -> Scenario:
