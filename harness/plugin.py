@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,16 @@ def guest(testbed: Testbed, harness_session: Session) -> Iterator[Guest]:
     with testbed.boot(folder, disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
         _record(connected, testbed, harness_session)
         yield connected
+
+
+@pytest.fixture
+def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """``seen(text)``: what the test saw, for the report's conformance table; several calls, several facts."""
+
+    def note(text: str) -> None:
+        request.node.user_properties.append(("seen", text))
+
+    return note
 
 
 @pytest.fixture
