@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from harness.userland import Image
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rows of the contract that tests name must exist; last, when -k has deselected what it does."""
+    if not any(item.get_closest_marker("guest") for item in items):
+        return
+    from harness import conformance
+
+    conformance.check(items)
+
+
 @pytest.fixture(scope="session")
 def harness_session(pytestconfig: pytest.Config) -> Session:
     """The invocation that this pytest run belongs to; without one, guest tests are skipped."""

@@ -32,6 +32,11 @@ def scenarios_dir() -> Path:
     return ROOT / "tests" / "scenarios"
 
 
+def contract_dir() -> Path:
+    """What the series promises, one TOML file of rows per area."""
+    return ROOT / "tests" / "guest" / "contract"
+
+
 def runs_dir() -> Path:
     """Where every run has a folder of its own (``$HARNESS_RUNS`` overrides)."""
     return Path(os.environ.get("HARNESS_RUNS") or ROOT / "runs")

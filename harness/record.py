@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializationInfo, ValidationError
 
 from harness import __version__
+from harness.contract import ConformanceRecord
 from harness.errors import (
     EXIT_ENVIRONMENT,
     EXIT_FAILED,
@@ -238,6 +239,7 @@ class Run(_Strict):
     machines: list[MachineRecord] = []
     scenarios: list[ScenarioRecord] = []
     tests: list[TestRecord] = []
+    conformance: list[ConformanceRecord] = []
     deaths: list[DeathRecord] = []
     skipped: list[SkipRecord] = []
     error: ErrorRecord | None = None

@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from harness.campaign import Campaign
+    from harness.conformance import Conformance
     from harness.record import ScenarioRecord
     from harness.scenario import Scenario
     from harness.session import Session
@@ -24,6 +25,7 @@ class SessionPlugin:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.campaign: Campaign | None = None
+        self.conformance: Conformance | None = None
         self.interrupted = False
         self._waiting: list[Scenario] = []
         self._nodeids: dict[str, str] = {}
@@ -40,8 +42,11 @@ class SessionPlugin:
         if self.session.testbed is None or session.config.option.collectonly or session.testsfailed:
             return
         from harness.campaign import Campaign
+        from harness.conformance import Conformance
         from harness.scenario import Scenario
 
+        self.conformance = Conformance(session.config, session.items)
+        self.session.recorder.update(conformance=self.conformance.rows)
         scenarios: list[Scenario] = []
         for item in session.items:
             if isinstance(item, pytest.Function) and item.get_closest_marker("scenario"):
@@ -96,10 +101,18 @@ class SessionPlugin:
 
         if report.when != "call" and report.outcome == "passed":
             return
-        judged = [s.name for s in self.session.recorder.run.scenarios if s.verdict is not None]
-        if report.when == "call" and any(self._nodeids.get(name) == report.nodeid for name in judged):
-            return  # the scenario's own record says more, and tells fail from inconclusive
+        judged = self._judged(report) if report.when == "call" else None
         with self.session.recorder.change() as run:
+            if self.conformance is not None and self.conformance.concerns(report.nodeid):
+                seen = [text for name, text in report.user_properties if name == "seen"]
+                undecided = judged is not None and judged.verdict == "inconclusive"
+                self.conformance.ended(
+                    report.nodeid,
+                    "inconclusive" if undecided else _outcome(report),
+                    [str(text) for text in seen],
+                )
+            if judged is not None:
+                return  # the scenario's own record says more, and tells fail from inconclusive
             run.tests.append(
                 TestRecord(
                     nodeid=report.nodeid,
@@ -108,6 +121,12 @@ class SessionPlugin:
                     message=_message(report),
                 )
             )
+
+    def _judged(self, report: pytest.TestReport) -> ScenarioRecord | None:
+        """The record of the scenario that the test is about, once it is decided."""
+        entries = self.session.recorder.run.scenarios
+        mine = (s for s in entries if self._nodeids.get(s.name) == report.nodeid)
+        return next((s for s in mine if s.verdict is not None), None)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
@@ -138,8 +157,7 @@ class SessionPlugin:
         """One line per scenario, with what was measured, as soon as it is known."""
         if report.when != "call" or report.nodeid not in self._nodeids.values():
             return None
-        name = next(n for n, nodeid in self._nodeids.items() if nodeid == report.nodeid)
-        entry = next((s for s in self.session.recorder.run.scenarios if s.name == name), None)
+        entry = self._judged(report)
         if entry is None or entry.verdict is None:
             return None
         return (

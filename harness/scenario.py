@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness import shares
+from harness.contract import RowId
 from harness.errors import UserError
 
 Clock = Literal["real", "virtual"]
@@ -84,10 +85,14 @@ class Control(_Strict):
 
 
 class Scenario(_Strict):
-    """One scenario file. ``tolerance`` is half the width, as a share (0.03 = 3 points), of what counts as on target."""
+    """One scenario file. ``tolerance`` is half the width, as a share (0.03 = 3 points), of what counts as on target.
+
+    contract: the rows of the conformance contract that its verdict answers.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
+    contract: tuple[RowId, ...] = ()
     clock: Clock = "virtual"
     by: By = "cgroup"
     scheduler: Literal["noop", "deadline", "cfq"] = "noop"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.record import MachineRecord, Run
-from harness.report import plots, summary
+from harness.report import conformance, plots, summary
 from harness.shares import LOOKS
 
 _FULL_LOG = 600
@@ -57,6 +57,7 @@ def render(run: Run, folder: Path) -> str:
         moment=_moment,
     )
     word, sentence = summary.headline(run)
+    contract = conformance.table(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         word=word.value,
@@ -67,6 +68,8 @@ def render(run: Run, folder: Path) -> str:
         bandwidth_plots={s.name: drawing(plots.bandwidth(s)) for s in run.scenarios},
         controls=summary.controls(run),
         deviation=summary.largest_deviation(run),
+        contract=contract,
+        contract_sentence=conformance.sentence(contract),
         failed_tests=summary.failed_tests(run),
         logs={m.id: _console(m, folder, full) for m, full in _with_length(run)},
         machines=_by_scenario(run),

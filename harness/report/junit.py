@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped
 from junitparser.xunit2 import TestCase, TestSuite
 
 from harness.record import ControlRecord, Run, ScenarioRecord, TestRecord
+from harness.report import conformance
 from harness.report.summary import headline, percent, shown
 from harness.shares import ShareVerdict, Verdict
 
@@ -34,8 +36,9 @@ def render(run: Run) -> str:
     xml.add_testsuite(scenarios)
     if run.tests:
         tests = _suite(run, "tests")
+        rows = conformance.by_test(run)
         for test in run.tests:
-            tests.add_testcase(_test_case(test))
+            tests.add_testcase(_test_case(test, *rows.get(test.nodeid, ([], []))))
         xml.add_testsuite(tests)
     if run.deaths or run.error:
         xml.add_testsuite(_trouble(run))
@@ -86,9 +89,14 @@ def _share_properties(case: Any, judged: ShareVerdict | None) -> None:
         case.add_property(f"target of {share.group}, %", percent(share.target, 2))
 
 
-def _test_case(test: TestRecord) -> Any:
+def _test_case(test: TestRecord, rows: Sequence[str], seen: Sequence[str]) -> Any:
+    """With the rows of the contract that it serves, and what it saw, as properties."""
     file, _, name = test.nodeid.partition("::")
     case = TestCase(name or file, file.removesuffix(".py").replace("/", "."), test.seconds)
+    if rows:
+        case.add_property("contract", " ".join(rows))
+    if seen:
+        case.add_property("seen", shown("; ".join(seen)))
     kinds = {"failed": Failure, "error": Error, "skipped": Skipped, "xfailed": Skipped}
     if test.outcome in kinds:
         result = kinds[test.outcome](shown(test.message.partition("\n")[0]), test.outcome)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.record import RUN_JSON, Run, ScenarioRecord
+from harness.report import conformance
 from harness.report.summary import (
     SYMBOLS,
     WORDS,
@@ -58,6 +59,7 @@ def summary(run: Run, folder: Path, console: Console | None = None) -> None:
         out.print()
         out.print(_shares(run.scenarios))
         _print_controls(out, run)
+    _print_conformance(out, run)
     _print_reasons(out, run)
     for death in run.deaths:
         out.print()
@@ -181,6 +183,14 @@ def _print_controls(out: Console, run: Run) -> None:
         text = f"negative controls that missed the target, as they must: {missed} of {len(every)}"
         out.print()
         out.print(_text(text, style))
+
+
+def _print_conformance(out: Console, run: Run) -> None:
+    made = conformance.table(run)
+    if made.lines:
+        out.print()
+        style = _STYLES["fail"] if made.failed else ""
+        out.print(_text(f"conformance: {conformance.sentence(made)}", style))
 
 
 def _print_reasons(out: Console, run: Run) -> None:

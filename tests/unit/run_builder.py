@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from harness.contract import ConformanceRecord, RowOutcome, RowResult
 from harness.record import (
     BuildRecord,
     ControlRecord,
@@ -99,6 +100,27 @@ def scenario(
             g: [(t / 2, 1000 * share + 25 * math.sin(t * (i + 1.3)) * (1 if i else -1)) for t in range(1, 17)]
             for i, (g, share) in enumerate((measured or goal).items())
         },
+    )
+
+
+def row(
+    name: str, *outcomes: tuple[str, RowOutcome], untested: str | None = None, seen: tuple[str, ...] = ("EINVAL",)
+) -> ConformanceRecord:
+    """A row of the contract; outcomes: (flavour, outcome) of its tests."""
+    return ConformanceRecord(
+        id=name,
+        section={"ctr": "Table line", "msg": "Messages"}[name.partition("-")[0]],
+        says=f"What {name} promises.",
+        untested=untested,
+        results=[
+            RowResult(
+                nodeid=f"tests/guest/test_ctr.py::test_{name}[{flavour}-{i}]",
+                flavour=flavour,
+                outcome=outcome,
+                seen=list(seen),
+            )
+            for i, (flavour, outcome) in enumerate(outcomes)
+        ],
     )
 
 
@@ -210,6 +232,11 @@ def recorder(folder: Path) -> Recorder:
                 message="kernel 6.1: its source is not at hand",
             ),
         ]
+        run.conformance = [
+            row("ctr-01", ("perf", "passed"), ("debug", "passed")),
+            row("ctr-02", ("perf", "passed"), ("perf", "passed"), ("debug", "skipped")),
+            row("msg-reset-01", untested="nothing outside the kernel shows it"),
+        ]
         run.skipped = [SkipRecord(what="kernel 6.1", reason="its source is not at hand")]
     return made
 
@@ -240,6 +267,11 @@ def failing(folder: Path) -> Run:
                 n=9,
             ),
             scenario("uid-50-50", {"u1001": 50, "u1002": 50}),
+        ]
+        run.conformance += [
+            row("msg-weight-01", ("perf", "passed"), ("perf", "failed"), ("debug", "error")),
+            row("msg-weight-02", ("perf", "inconclusive"), seen=tuple(f"fact <{i}>" for i in range(9))),
+            row("msg-weight-03"),
         ]
         run.tests.append(
             TestRecord(

@@ -212,3 +212,16 @@ def test_a_precondition_that_was_not_met_is_beside_its_sample(tmp_path: Path) ->
     text = Page(html.render(run_builder.finished(made), tmp_path)).text
     for said in ("not backlogged: b", "disk not saturated", "the clock slowed"):
         assert said in text
+
+
+def test_each_row_of_the_contract_has_what_was_seen_and_a_verdict_per_flavour(failing: Made) -> None:
+    text = failing.page.text
+    assert "What msg-weight-01 promises. EINVAL \N{BALLOT X} 1 of 2 failed \N{BALLOT X} failed" in text
+    assert "not testable: nothing outside the kernel shows it" in text
+    assert "6 more facts" in text
+    assert "fact <8>" in text
+
+
+def test_failing_rows_are_named_before_the_table(failing: Made, passing: Made) -> None:
+    assert '<a class="mark fail" href="#c-msg-weight-01">' in failing.html
+    assert 'href="#c-' not in passing.html
