@@ -162,17 +162,16 @@ class Sources:
     packages: SourcePackages
     progress: Progress
 
-    def obtain(self, recipe: Recipe) -> Path:
-        """The release tarball of a recipe, checked.
+    def obtain(self, spec: SourceSpec, what: str) -> Path:
+        """The release tarball of ``what``, checked.
 
         Raises SourceMissing naming every place tried and why it failed.
         """
-        spec = recipe.source
         for sha256 in spec.accepted:
             found = self.store.find("source", sha256)
             if found is not None:
                 return found / TARBALL
-        what = f"source of {recipe.name} {recipe.version}"
+        what = f"source of {what}"
         tried: list[str] = []
         with self.store.shared_folder(DOWNLOADS, what) as downloads:
             for sha256, url in _places(spec):
@@ -194,12 +193,17 @@ class Sources:
         )
 
     def obtain_all(self, recipes: Iterable[Recipe]) -> dict[str, Path]:
-        """The tarball of every recipe by its name. Raises SourceMissing about all that are not to be had."""
+        """The tarball by name of every recipe that has one.
+
+        Raises SourceMissing about all that are not to be had.
+        """
         found: dict[str, Path] = {}
         missing: dict[SourceSpec, str] = {}
         for recipe in recipes:
+            if recipe.source is None:
+                continue
             try:
-                found[recipe.name] = self.obtain(recipe)
+                found[recipe.name] = self.obtain(recipe.source, f"{recipe.name} {recipe.version}")
             except SourceMissing as error:
                 missing[recipe.source] = error.message
         if missing:
@@ -234,12 +238,12 @@ def build(
     key: str,
     *,
     toolchain: Toolchain,
-    tarball: Path,
+    tarball: Path | None,
     needs: Sequence[Path],
     jobs: Jobs,
 ) -> Path:
-    """The store entry of a program, built unless it is there. ``needs``: the entries of the programs it
-    needs.
+    """The store entry of a program, built unless it is there. ``tarball``: its source, if its files are not
+    all. ``needs``: the entries of the programs it needs.
 
     Raises InfrastructureError with the tail of the log when a step fails, or a product is not a static
     program.
@@ -257,15 +261,9 @@ def build(
             tree = work / "tree"
             tree.mkdir()
             step = _Step(what, tree, _environment(recipe, work), log, jobs)
-            step(
-                [
-                    "tar",
-                    "--extract",
-                    "--no-same-owner",
-                    "--strip-components=1",
-                    f"--file={tarball.absolute()}",
-                ]
-            )
+            if tarball is not None:
+                source = f"--file={tarball.absolute()}"
+                step(["tar", "--extract", "--no-same-owner", "--strip-components=1", source])
             for name, place in recipe.files.items():
                 (tree / place).parent.mkdir(parents=True, exist_ok=True)
                 (tree / place).write_bytes(program.data[name])

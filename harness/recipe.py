@@ -93,13 +93,13 @@ class Exports(_Data):
 
 class Recipe(_Data):
     """One program. ``files``: data files beside the recipes, by path, and where they go in the source
-    tree.
+    tree. source: None for a program of our own, which those files are.
     """
 
     name: Name
     version: str
     licence: str
-    source: SourceSpec
+    source: SourceSpec | None = None
     steps: Annotated[tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...], Field(min_length=1)]
     needs: tuple[Name, ...] = ()
     files: dict[TreePath, TreePath] = {}
@@ -111,6 +111,8 @@ class Recipe(_Data):
     def _makes_something(self) -> Self:
         if not (self.products or self.exports.include or self.exports.lib):
             raise ValueError("it has neither products nor exports: nothing would be made")
+        if self.source is None and not self.files:
+            raise ValueError("it has neither a source nor files: there is nothing to make it of")
         return self
 
 

@@ -39,8 +39,8 @@ def test_the_projects_own_recipes_are_sound() -> None:
     names = [program.recipe.name for program in programs]
     assert {"busybox", "dropbear", "dmsetup", "e2fsprogs", "fio", "libaio", "openssh"} <= set(names)
     assert names.index("libaio") < names.index("fio")
-    for program in programs:
-        assert program.recipe.source.upstream, f"{program.recipe.name} has no place besides the distribution"
+    for recipe in (program.recipe for program in programs):
+        assert recipe.source is None or recipe.source.upstream, f"{recipe.name}: only in the distribution"
 
 
 def test_needed_programs_come_first(tmp_path: Path) -> None:
@@ -78,6 +78,16 @@ def test_errors_name_file_and_field(tmp_path: Path, old: str, new: str, complain
 def test_a_recipe_that_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing would be made"):
         load(written(tmp_path, tool=GOOD.partition("[[products]]")[0]))
+
+
+def test_a_program_of_our_own_has_files_and_no_source(tmp_path: Path) -> None:
+    before, _, after = GOOD.partition("[source]")
+    ours = before + "[[products]]" + after.partition("[[products]]")[2]
+    with pytest.raises(UserError, match="neither a source nor files"):
+        load(written(tmp_path, tool=ours))
+    (tmp_path / "tool.c").write_text("int main(void) { return 0; }")
+    (program,) = load(written(tmp_path, tool=ours.replace("steps", 'files = { "tool.c" = "tool.c" }\nsteps')))
+    assert program.recipe.source is None
 
 
 def test_a_circle(tmp_path: Path) -> None:

@@ -175,6 +175,15 @@ def test_a_failure_stops_the_other_builds(store: Store, images: Path) -> None:
         image(store, SilentProgress(), images)
 
 
+def test_a_program_without_a_source_is_made_of_its_files(store: Store, images: Path) -> None:
+    before, after = RECIPE.format(name="own", steps=STEPS, sha256=SHA).split("[source]")
+    files = '[files]\n"own.c" = "tool.c"\n"own.names" = "names"\n'
+    (images / "programs/own.toml").write_text(before + files + after[after.index("[[products]]") :])
+    (images / "programs/own.c").write_bytes(C_SOURCE)
+    (images / "programs/own.names").write_text("/bin/own-link\n")
+    assert "own" in image(store, SilentProgress(), images).programs
+
+
 def test_what_a_program_needs_is_at_hand(store: Store, images: Path) -> None:
     library = RECIPE.format(name="lib", steps='[["true"]]', sha256=SHA).partition("[[products]]")[0]
     (images / "programs/lib.toml").write_text(f'{library}\n[exports]\ninclude = ["tool.c"]\n')
@@ -230,10 +239,10 @@ def test_a_source_brought_by_hand_is_checked_and_used(tmp_path: Path, images: Pa
     brought.parent.mkdir(parents=True)
     brought.write_bytes(b"something else")
     with pytest.raises(InfrastructureError, match=f"wanted {SHA}"):
-        sources.obtain(program.recipe)
+        sources.obtain(program.recipe.source, "tool")
     brought.write_bytes(tarball())
-    assert sources.obtain(program.recipe).read_bytes() == tarball()
-    assert sources.obtain(program.recipe) == store.root / "source" / SHA / "tarball"
+    assert sources.obtain(program.recipe.source, "tool").read_bytes() == tarball()
+    assert sources.obtain(program.recipe.source, "tool") == store.root / "source" / SHA / "tarball"
 
 
 def test_built_programs_know_their_licence(store: Store, images: Path) -> None:
