@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,11 +14,14 @@ from harness.recording import SESSION_PLUGIN
 if TYPE_CHECKING:
     from harness.campaign import Campaign
     from harness.guest import Guest
+    from harness.guests import Guests, Shape
     from harness.kbuild import Build
     from harness.session import Session
     from harness.store import Store
     from harness.testbed import Testbed
     from harness.userland import Image
+
+_DEFAULT_FLAVOUR = "perf"
 
 
 @pytest.hookimpl(trylast=True)
@@ -72,14 +76,79 @@ def campaign(testbed: Testbed, pytestconfig: pytest.Config) -> Campaign:
 
 
 @pytest.fixture(scope="session")
-def guest(testbed: Testbed, harness_session: Session) -> Iterator[Guest]:
-    """A guest on the real clock with one throttled disk, /dev/vda, shared by the tests of a session."""
-    from harness.machine import Disk
+def guests(testbed: Testbed, harness_session: Session) -> Iterator[Guests]:
+    """Who boots the guests, and keeps the shared one."""
+    from harness import progress
+    from harness.guests import Guests
 
-    folder = harness_session.recorder.folder / "guest"
-    with testbed.boot(folder, disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
-        _record(connected, testbed, harness_session)
-        yield connected
+    with Guests(testbed, harness_session.recorder, progress.default()) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def flavour(request: pytest.FixtureRequest) -> str:
+    """The flavour of the kernel that a test runs on; the marker `flavours` makes one test of each."""
+    return str(getattr(request, "param", _DEFAULT_FLAVOUR))
+
+
+@pytest.fixture
+def guest(guests: Guests, flavour: str, request: pytest.FixtureRequest) -> Guest:
+    """The guest that tests share: on the real clock, with one throttled disk, /dev/vda, of 64 MiB and 1000 IOPS.
+
+    The marker `machine` says what it is made of where that is not enough.
+    """
+    return guests.shared(_shape(request.node, flavour))
+
+
+@pytest.fixture
+def fresh_guest(boot_guest: Callable[..., Guest]) -> Guest:
+    """A guest of one's own, for tests that leave it broken; otherwise as `guest`."""
+    return boot_guest()
+
+
+@pytest.fixture
+def boot_guest(
+    guests: Guests, flavour: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Guest]]:
+    """``boot_guest(flavour=, cpus=, memory_mb=, append=, disks=)``: another guest of one's own, up to the test's end.
+
+    What is not said is as `guest` has it.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def boot(**changes: Any) -> Guest:
+            shape = dataclasses.replace(_shape(request.node, flavour), **changes)
+            return stack.enter_context(guests.boot(shape))
+
+        yield boot
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each flavour that the marker names."""
+    marker = metafunc.definition.get_closest_marker("flavours")
+    if marker is not None and "flavour" in metafunc.fixturenames:
+        metafunc.parametrize("flavour", marker.args, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one kind of guest one after another, `perf` with one CPU first: none is booted twice."""
+
+    def kind(item: pytest.Item) -> tuple[str, str]:
+        if "guest" not in getattr(item, "fixturenames", ()):
+            return ("", "")
+        callspec = getattr(item, "callspec", None)
+        flavour = callspec.params.get("flavour", _DEFAULT_FLAVOUR) if callspec else _DEFAULT_FLAVOUR
+        machine = item.get_closest_marker("machine")
+        return ("" if flavour == _DEFAULT_FLAVOUR else flavour, str(machine.kwargs) if machine else "")
+
+    items.sort(key=kind)
+
+
+def _shape(node: pytest.Item, flavour: str) -> Shape:
+    from harness.guests import Shape
+
+    marker = node.get_closest_marker("machine")
+    return Shape(flavour=flavour, **(marker.kwargs if marker else {}))
 
 
 @pytest.fixture
@@ -90,33 +159,3 @@ def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
         request.node.user_properties.append(("seen", text))
 
     return note
-
-
-@pytest.fixture
-def fresh_guest(testbed: Testbed, tmp_path: Path) -> Iterator[Guest]:
-    """A guest of one's own, for tests that leave it broken."""
-    from harness.machine import Disk
-
-    with testbed.boot(tmp_path / "guest", disks=(Disk(name="disk", size_mb=64, iops=1000),)) as connected:
-        yield connected
-
-
-def _record(guest: Guest, testbed: Testbed, session: Session) -> None:
-    """So that the report shows its QEMU command and its console."""
-    from datetime import UTC, datetime
-
-    from harness.record import MachineRecord
-
-    machine = guest.machine
-    entry = MachineRecord(
-        id="guest",
-        role="guest suite",
-        argv=list(machine.argv),
-        accel=machine.accel,
-        clock="real",
-        started=datetime.now(UTC),
-        build=testbed.build.key,
-        console=machine.console_log,
-    )
-    with session.recorder.change() as run:
-        run.machines.append(entry)

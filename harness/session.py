@@ -11,7 +11,6 @@ from harness.accelerator import Wanted
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
 from harness.record import (
-    BuildRecord,
     ImageRecord,
     KernelRecord,
     PatchRecord,
@@ -53,7 +52,7 @@ class Session:
                 name=made.spec.name, version=made.tree.version, tree=made.tree.id, origin=made.tree.origin
             ),
             series=_series_record(made.series),
-            builds=[_build_record(made, "series"), _build_record(made, "compat")],
+            builds=[testbed.build_record(made.build), testbed.build_record(made.compat)],
             image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
             choice=f"Kernel {self.kernel} and the series in {made.series.path}. "
             f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
@@ -136,19 +135,4 @@ def _series_record(series: Series) -> SeriesRecord:
         title=series.title,
         digest=series.digest,
         patches=[PatchRecord(name=p.name, subject=p.subject, sha256=p.sha256) for p in series.all_patches()],
-    )
-
-
-def _build_record(made: Testbed, role: str) -> BuildRecord:
-    build = made.build if role == "series" else made.compat
-    return BuildRecord(
-        key=build.key,
-        role="series" if role == "series" else "compat",
-        flavour=build.flavour,
-        compiler=build.compiler,
-        seconds=build.seconds,
-        cached=build.cached,
-        warnings=len(build.warnings),
-        config=build.config_path,
-        log=build.log,
     )

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -75,6 +76,7 @@ class KernelSpec(_Strict):
     """A base kernel: all of `kernel/<name>/`. File names are absolute once loaded.
 
     append: words for every kernel command line; append_one_cpu: more of them for a machine with one CPU.
+    slowdown: by what factor a flavour is slower than `perf`, where it is: deadlines scale with it.
     """
 
     name: str
@@ -88,6 +90,7 @@ class KernelSpec(_Strict):
     append_one_cpu: str = ""
     make_variables: dict[str, str] = {}
     flavours: dict[str, tuple[Path, ...]]
+    slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}
     series_fragments: tuple[Path, ...] = ()
     virtual_disk: VirtualDisk
     git: GitName | None = None

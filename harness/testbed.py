@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import accelerator, kbuild, project, source, userland
 from harness import validate as validation
 from harness.accelerator import Choice, Wanted
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.guest import Guest
-from harness.host import compiler
+from harness.host import Compiler, compiler
 from harness.kbuild import Build, BuildSpec
 from harness.keys import RunKeys
 from harness.machine import BOOT_SECONDS, INIT, Disk, Machine, MachineSpec
 from harness.progress import Progress
+from harness.record import BuildRecord
 from harness.scenario import Clock
 from harness.series import Series
 from harness.source import KernelSpec, Tree
@@ -32,20 +34,50 @@ FLAVOUR = "perf"
 class Testbed:
     """Everything that a machine of this run is made of.
 
-    build: the kernel with the series. compat: the same without it, the negative control. accel: of the real
-    clock. tcg: of the virtual clock, which exists under emulation only.
+    build: the kernel with the series, as `perf`. compat: the same without it, the negative control. accel: of
+    the real clock. tcg: of the virtual clock, which exists under emulation only.
     """
 
     store: Store
     spec: KernelSpec
     tree: Tree
     series: Series
+    compiler: Compiler
     build: Build
     compat: Build
     image: Image
     keys: RunKeys
     accel: Choice
     tcg: Choice
+    _made: dict[str, Build | HarnessError] = field(default_factory=dict)
+    _making: threading.Lock = field(default_factory=threading.Lock)
+
+    def flavour(self, name: str, progress: Progress, made: Callable[[Build], None] | None = None) -> Build:
+        """The kernel with the series in another flavour, built when it is first asked for.
+
+        made: told of the build then. Raises as ``prepare`` does, and the same again when asked again.
+        """
+        if name == FLAVOUR:
+            return self.build
+        with self._making:
+            found = self._made.get(name)
+            if found is None:
+                try:
+                    found = self._build(name, progress)
+                except HarnessError as e:
+                    found = e
+                self._made[name] = found
+                if made is not None and isinstance(found, Build):
+                    made(found)
+        if isinstance(found, HarnessError):
+            raise found
+        return found
+
+    def _build(self, flavour: str, progress: Progress) -> Build:
+        wanted = BuildSpec(
+            kernel=self.spec, tree=self.tree, series=self.series, flavour=flavour, compiler=self.compiler
+        )
+        return kbuild.build(self.store, wanted, progress)
 
     def machine_spec(
         self,
@@ -73,7 +105,7 @@ class Testbed:
             memory_mb=memory_mb,
             cpus=cpus,
             accel=accel.name,
-            slowdown=accel.slowdown,
+            slowdown=accel.slowdown * self.spec.slowdown.get(build.flavour, 1.0),
             clock=clock,
             disks=disks,
         )
@@ -113,6 +145,21 @@ class Testbed:
         )
         with Machine(machine_spec, folder) as machine, Guest.connect(machine, self.keys) as guest:
             yield guest
+
+
+def build_record(build: Build) -> BuildRecord:
+    """What the run's record says of a build."""
+    return BuildRecord(
+        key=build.key,
+        role="series" if build.series else "compat",
+        flavour=build.flavour,
+        compiler=build.compiler,
+        seconds=build.seconds,
+        cached=build.cached,
+        warnings=len(build.warnings),
+        config=build.config_path,
+        log=build.log,
+    )
 
 
 def series_folder(kernel: str, series: Path | None) -> Path:
@@ -188,6 +235,7 @@ def prepare(
         spec=spec,
         tree=tree,
         series=under_test,
+        compiler=chosen,
         build=with_series,
         compat=compat,
         image=image,

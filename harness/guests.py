@@ -1,0 +1,120 @@
+"""The guests of the test suite: one at a time is shared by all tests that it fits; a test may have its own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from harness.guest import Guest
+from harness.kbuild import Build
+from harness.machine import INIT, READY, Disk
+from harness.progress import Progress
+from harness.record import MachineRecord, Recorder
+from harness.testbed import FLAVOUR, MEMORY_MB, Testbed, build_record
+
+DISK = Disk(name="disk", size_mb=64, iops=1000)
+"""The disk of a guest for which nothing else is said: /dev/vda, throttled."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a guest of the real clock is made of; the build is the series' in this flavour."""
+
+    flavour: str = FLAVOUR
+    cpus: int = 1
+    memory_mb: int = MEMORY_MB
+    append: str = ""
+    disks: tuple[Disk, ...] = (DISK,)
+
+    @property
+    def name(self) -> str:
+        """For folders and the record."""
+        return self.flavour if self.cpus == 1 else f"{self.flavour}-{self.cpus}cpus"
+
+
+class Guests:
+    """Boots guests, and keeps the one that is shared. A context manager, whose end ends that one."""
+
+    def __init__(self, testbed: Testbed, recorder: Recorder, progress: Progress) -> None:
+        self.testbed = testbed
+        self._recorder = recorder
+        self._progress = progress
+        self._count = 0
+        self._shape: Shape | None = None
+        self._guest: Guest | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Guests:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.discard()
+
+    def build(self, flavour: str) -> Build:
+        """The kernel with the series in a flavour; made, and recorded, when it is first asked for."""
+        return self.testbed.flavour(flavour, self._progress, self._built)
+
+    def shared(self, shape: Shape) -> Guest:
+        """The shared guest, booted unless there is one of this shape. Raises as `boot` does."""
+        if self._guest is None or self._shape != shape:
+            self.discard()
+            self._guest, self._shape = self._stack.enter_context(self.boot(shape)), shape
+        return self._guest
+
+    def discard(self) -> None:
+        """End the shared guest: the next who asks gets a new one."""
+        self._guest = self._shape = None
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def boot(self, shape: Shape) -> Iterator[Guest]:
+        """A guest of one's own; it is recorded, and ends with the context.
+
+        Raises UserError and InfrastructureError: no such flavour, or it does not build. GuestError.
+        """
+        build = self.build(shape.flavour)
+        self._count += 1
+        name = f"guest-{self._count}-{shape.name}"
+        folder = self._recorder.folder / name
+        started = datetime.now(UTC)
+        with self.testbed.boot(
+            folder,
+            build,
+            disks=shape.disks,
+            append=shape.append,
+            memory_mb=shape.memory_mb,
+            cpus=shape.cpus,
+        ) as guest:
+            entry = _record(name, guest, build, started)
+            with self._recorder.change() as run:
+                run.machines.append(entry)
+            try:
+                yield guest
+            finally:
+                with self._recorder.change():
+                    entry.wall_seconds = time.monotonic() - guest.machine.started
+
+    def _built(self, build: Build) -> None:
+        with self._recorder.change() as run:
+            run.builds.append(build_record(build))
+
+
+def _record(name: str, guest: Guest, build: Build, started: datetime) -> MachineRecord:
+    machine = guest.machine
+    init, ready = machine.console.seen(INIT), machine.console.seen(READY)
+    return MachineRecord(
+        id=name,
+        role="guest suite",
+        argv=list(machine.argv),
+        accel=machine.accel,
+        clock="real",
+        started=started,
+        build=build.key,
+        seconds_to_init=None if init is None else init - machine.started,
+        seconds_to_ready=None if ready is None else ready - machine.started,
+        seconds_to_ssh=time.monotonic() - machine.started,
+        console=machine.console_log,
+    )
