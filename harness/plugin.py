@@ -26,7 +26,11 @@ _DEFAULT_FLAVOUR = "perf"
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The rows of the contract that tests name must exist; last, when -k has deselected what it does."""
+    """Tests of one kind of guest one after another, `perf` with one CPU first: none is booted twice.
+
+    The rows of the contract that tests name must exist; last, when -k has deselected what it does.
+    """
+    items.sort(key=_kind)
     if not any(item.get_closest_marker("guest") for item in items):
         return
     from harness import conformance
@@ -130,18 +134,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("flavour", marker.args, indirect=True, scope="session")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one kind of guest one after another, `perf` with one CPU first: none is booted twice."""
-
-    def kind(item: pytest.Item) -> tuple[str, str]:
-        if "guest" not in getattr(item, "fixturenames", ()):
-            return ("", "")
-        callspec = getattr(item, "callspec", None)
-        flavour = callspec.params.get("flavour", _DEFAULT_FLAVOUR) if callspec else _DEFAULT_FLAVOUR
-        machine = item.get_closest_marker("machine")
-        return ("" if flavour == _DEFAULT_FLAVOUR else flavour, str(machine.kwargs) if machine else "")
-
-    items.sort(key=kind)
+def _kind(item: pytest.Item) -> tuple[str, str]:
+    """What tests are ordered by; empty for those that need no guest, or the default one."""
+    if "guest" not in getattr(item, "fixturenames", ()):
+        return ("", "")
+    callspec = getattr(item, "callspec", None)
+    flavour = callspec.params.get("flavour", _DEFAULT_FLAVOUR) if callspec else _DEFAULT_FLAVOUR
+    machine = item.get_closest_marker("machine")
+    return ("" if flavour == _DEFAULT_FLAVOUR else flavour, str(machine.kwargs) if machine else "")
 
 
 def _shape(node: pytest.Item, flavour: str) -> Shape:

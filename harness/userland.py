@@ -140,7 +140,13 @@ def _build_programs(
         program = missing[name]
         needs = [entries[needed] for needed in program.recipe.needs]
         return build(
-            store, program, keys[name], toolchain=toolchain, tarball=tarballs.get(name), needs=needs, jobs=jobs
+            store,
+            program,
+            keys[name],
+            toolchain=toolchain,
+            tarball=tarballs.get(name),
+            needs=needs,
+            jobs=jobs,
         )
 
     graph = {name: [n for n in program.recipe.needs if n in missing] for name, program in missing.items()}
