@@ -21,13 +21,17 @@ DISK = Disk(name="disk", size_mb=64, iops=1000)
 
 @dataclass(frozen=True)
 class Shape:
-    """What a guest of the real clock is made of; the build is the series' in this flavour."""
+    """What a guest of the real clock is made of; the build is the series' in this flavour.
+
+    config: symbols with another value than the flavour and the series give them.
+    """
 
     flavour: str = FLAVOUR
     cpus: int = 1
     memory_mb: int = MEMORY_MB
     append: str = ""
     disks: tuple[Disk, ...] = (DISK,)
+    config: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,9 +57,9 @@ class Guests:
     def __exit__(self, *exc: object) -> None:
         self.discard()
 
-    def build(self, flavour: str) -> Build:
-        """The kernel with the series in a flavour; made, and recorded, when it is first asked for."""
-        return self.testbed.flavour(flavour, self._progress, self._built)
+    def build(self, shape: Shape) -> Build:
+        """The kernel with the series; made, and recorded, when it is first asked for."""
+        return self.testbed.flavour(shape.flavour, self._progress, self._built, dict(shape.config))
 
     def shared(self, shape: Shape) -> Guest:
         """The shared guest, booted unless there is one of this shape. Raises as `boot` does."""
@@ -75,7 +79,7 @@ class Guests:
 
         Raises UserError and InfrastructureError: no such flavour, or it does not build. GuestError.
         """
-        build = self.build(shape.flavour)
+        build = self.build(shape)
         self._count += 1
         name = f"guest-{self._count}-{shape.name}"
         folder = self._recorder.folder / name

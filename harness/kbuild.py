@@ -11,7 +11,8 @@ import os
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -52,13 +53,17 @@ _IDENTITY = {
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What is to be built. `series` None: compat only, the kernel that a series is compared with."""
+    """What is to be built. `series` None: compat only, the kernel that a series is compared with.
+
+    config: symbols (``CONFIG_X``) that have another value than flavour and series say.
+    """
 
     kernel: KernelSpec
     tree: Tree
     series: Series | None
     flavour: str
     compiler: Compiler
+    config: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def compat(self) -> Series:
@@ -86,6 +91,7 @@ class BuildSpec:
         if self.series:
             place = str(self.series.path / "series.toml")
             requests += [Request(name, value, place) for name, value in self.series.all_config.items()]
+        requests += [Request(name, value, "this build") for name, value in self.config.items()]
         return kconfig.merge(requests)
 
     @cached_property
@@ -110,7 +116,8 @@ class BuildSpec:
         """In words."""
         count = len(self.series.all_patches()) if self.series else 0
         series = f"{self.series.name} ({count} patches)" if self.series else "compat only"
-        return f"Linux {self.tree.version}, {series}, {self.flavour}, {self.compiler.name}"
+        config = "".join(f", {name}={value}" for name, value in self.config.items())
+        return f"Linux {self.tree.version}, {series}, {self.flavour}{config}, {self.compiler.name}"
 
 
 class SeriesInfo(BaseModel):
@@ -159,6 +166,11 @@ class Build(BaseModel):
     def vmlinux(self) -> Path:
         """The kernel with symbols and debug information."""
         return self.path / "vmlinux"
+
+    @property
+    def modules(self) -> list[Path]:
+        """What is configured as a module: NAME.ko."""
+        return sorted((self.path / "modules").glob("*.ko"))
 
     @property
     def system_map(self) -> Path:
@@ -232,6 +244,9 @@ class _Job:
                 (".config", "config"),
             ):
                 shutil.move(tree / source, folder / name)
+            (folder / "modules").mkdir()
+            for module in tree.rglob("*.ko"):
+                shutil.move(module, folder / "modules" / module.name)
         self._describe(folder, output, time.monotonic() - started)
         shutil.move(self.log, folder / "build.log")
 
@@ -321,9 +336,11 @@ class _Job:
             )
 
     def _compile(self, tree: Path, environment: dict[str, str | None]) -> str:
-        target = Path(self.spec.kernel.image).name
+        targets = [Path(self.spec.kernel.image).name]
+        if "m" in kconfig.values((tree / ".config").read_text()).values():
+            targets.append("modules")
         # --output-sync: what two compilers say at once must not be mixed, not even within a line.
-        words = ["nice", *self._make_words(f"-j{self.jobs}", "--output-sync=target", target)]
+        words = ["nice", *self._make_words(f"-j{self.jobs}", "--output-sync=target", *targets)]
         self.commands.append(shlex.join(words[1:]))
         with self.progress.task(f"building: {self.spec.what}", self._expected_steps()) as task:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,32 +52,41 @@ class Testbed:
     _made: dict[str, Build | HarnessError] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
-    def flavour(self, name: str, progress: Progress, made: Callable[[Build], None] | None = None) -> Build:
+    def flavour(
+        self,
+        name: str,
+        progress: Progress,
+        made: Callable[[Build], None] | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> Build:
         """The kernel with the series in another flavour, built when it is first asked for.
 
-        made: told of the build then. Raises as ``prepare`` does, and the same again when asked again.
+        made: told of the build then. config: symbols (``CONFIG_X``) of other values than the flavour and the
+        series give them. Raises as ``prepare`` does, and the same again when asked again.
         """
-        if name == FLAVOUR:
+        if name == FLAVOUR and not config:
             return self.build
+        wanted = BuildSpec(
+            kernel=self.spec,
+            tree=self.tree,
+            series=self.series,
+            flavour=name,
+            compiler=self.compiler,
+            config=config or {},
+        )
         with self._making:
-            found = self._made.get(name)
+            found = self._made.get(wanted.what)
             if found is None:
                 try:
-                    found = self._build(name, progress)
+                    found = kbuild.build(self.store, wanted, progress)
                 except HarnessError as e:
                     found = e
-                self._made[name] = found
+                self._made[wanted.what] = found
                 if made is not None and isinstance(found, Build):
                     made(found)
         if isinstance(found, HarnessError):
             raise found
         return found
-
-    def _build(self, flavour: str, progress: Progress) -> Build:
-        wanted = BuildSpec(
-            kernel=self.spec, tree=self.tree, series=self.series, flavour=flavour, compiler=self.compiler
-        )
-        return kbuild.build(self.store, wanted, progress)
 
     def machine_spec(
         self,
@@ -131,9 +140,14 @@ class Testbed:
         memory_mb: int = MEMORY_MB,
         cpus: int = 1,
     ) -> Iterator[Guest]:
-        """Boot (the series' kernel unless another is named) and log in; everything ends with the context."""
+        """Boot (the series' kernel unless another is named) and log in; everything ends with the context.
+
+        The build's modules lie in the guest's /lib/modules, not loaded.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        initrd = self.image.with_segment(folder / "initrd", self.segment({}, {}))
+        modules = (build or self.build).modules
+        files = {f"/lib/modules/{module.name}": module.read_bytes() for module in modules}
+        initrd = self.image.with_segment(folder / "initrd", self.segment(files, {}))
         machine_spec = self.machine_spec(
             build or self.build,
             initrd,

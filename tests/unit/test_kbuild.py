@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fakekernel
@@ -89,9 +90,18 @@ def test_key_follows_what_goes_in(store: Store, tmp_path: Path) -> None:
     keys["compiler"] = BuildSpec(spec.kernel, spec.tree, None, "perf", other).key
     tree = spec.tree.model_copy(update={"id": "0" * 64})
     keys["tree"] = BuildSpec(spec.kernel, tree, None, "perf", spec.compiler).key
+    keys["symbol"] = replace(build_spec(store, tmp_path), config={"CONFIG_BLOCK": "n"}).key
     # prefix 0 is the kernel without the series
     assert keys.pop("prefix 0") == keys["none"]
     assert len(set(keys.values())) == len(keys)
+
+
+def test_a_build_may_ask_for_other_values(store: Store, tmp_path: Path) -> None:
+    spec = replace(build_spec(store, tmp_path, write_series(tmp_path / "series")), config={"CONFIG_HZ": "100"})
+    built = kbuild.build(store, spec, QUIET)
+    assert "CONFIG_HZ=100" in built.config_path.read_text().split()
+    assert "CONFIG_HZ=100" in spec.what
+    assert built.modules == []
 
 
 def test_same_input_same_bytes(store: Store, tmp_path: Path) -> None:
