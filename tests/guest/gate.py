@@ -1,0 +1,207 @@
+"""An ioband device over a gate: what it lets down, what it parks, and what became of every single I/O.
+
+The gate is a linear device below the ioband device. A closed (suspended) gate keeps all that reaches it, so that
+nothing completes and what is parked above stays parked for as long as a test wants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+from harness import fio
+from harness.dm import GroupCounters, Ioband, Linear, TableLine, sectors
+from harness.errors import CommandError
+from harness.guest import Completed, Guest
+
+LOWER = "/dev/sda"
+"""scsi_debug: a disk in memory whose I/Os complete a jiffy later, with a write cache, 8 MB."""
+
+BLOCK = 4096
+
+# Longest wait for a state of the guest, seconds on the reference host.
+PATIENCE = 30.0
+PAUSE = 0.03
+
+
+@dataclass(frozen=True)
+class Counters:
+    """/sys/block/*/stat of one device, in I/Os, as Documentation/iostats.txt numbers them."""
+
+    reads: int
+    read_merges: int
+    writes: int
+    write_merges: int
+    in_flight: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        words = [int(word) for word in text.split()]
+        return cls(words[0], words[1], words[4], words[5], words[8])
+
+    @property
+    def ios(self) -> int:
+        """For a bio-based device: bios that arrived; for a disk: requests that completed."""
+        return self.reads + self.writes
+
+    @property
+    def bios(self) -> int:
+        """Of a disk: bios in the requests that completed."""
+        return self.ios + self.read_merges + self.write_merges
+
+
+def total(groups: dict[int, GroupCounters]) -> int:
+    """I/Os let through for all groups of one status."""
+    return sum(g.reads + g.writes for g in groups.values())
+
+
+@dataclass(frozen=True)
+class Level:
+    """How the I/Os stand. arrived: at the ioband device; passed: at the gate.
+
+    pending: in the hands of dm core's count for the ioband device, its own deferred list not included.
+    """
+
+    arrived: int
+    passed: int
+    pending: int
+
+    @property
+    def above(self) -> int:
+        """I/Os that have not gone down: parked, deferred, or asleep in the driver."""
+        return self.arrived - self.passed
+
+
+class Load:
+    """A fio process in the guest, in the background."""
+
+    def __init__(self, guest: Guest, name: str, future: Future[Completed]) -> None:
+        self.guest = guest
+        self.name = name
+        self._future = future
+
+    @property
+    def done(self) -> bool:
+        return self._future.done()
+
+    def result(self) -> fio.Result:
+        """Wait for it. Raises CommandError: fio failed, which includes a block that is not what was written."""
+        self._future.result()
+        return fio.Result.parse(self.guest.run(["cat", f"/tmp/{self.name}.json"]).stdout)
+
+    def errors(self) -> dict[str, int]:
+        """Wait for it, whether it succeeds or not: errno by job, 0 for none."""
+        with contextlib.suppress(CommandError):
+            self._future.result()
+        text = self.guest.run(["cat", f"/tmp/{self.name}.json"]).stdout
+        return {job["jobname"]: job["error"] for job in json.loads(text[text.index("{") :])["jobs"]}
+
+
+class Scene:
+    """An ioband device ``band`` over ``gate`` over the lower disk."""
+
+    def __init__(self, guest: Guest, gate: Linear, band: Ioband, pool: ThreadPoolExecutor) -> None:
+        self.guest = guest
+        self.gate = gate
+        self.band = band
+        self.pool = pool
+        self.length = sectors(guest, band.path)
+        self._gate_stat, self._band_stat = (_stat_path(guest, d.name) for d in (gate, band))
+        self._lower_stat = f"/sys/block/{LOWER.removeprefix('/dev/')}/stat"
+        self._lower_start = self.lower().bios
+
+    # ---- counting
+
+    def level(self) -> Level:
+        """Of now; exact while nothing moves."""
+        text = self.guest.run(["cat", self._band_stat, self._gate_stat]).stdout.splitlines()
+        band, gate = (Counters.parse(line) for line in text)
+        return Level(band.ios, gate.ios, band.in_flight)
+
+    def lower(self) -> Counters:
+        """The disk's own."""
+        return Counters.parse(self.guest.run(["cat", self._lower_stat]).stdout)
+
+    def lower_bios(self) -> int:
+        """I/Os that the disk has completed since the scene was set."""
+        return self.lower().bios - self._lower_start
+
+    def wait(self, what: str, **wanted: int) -> Level:
+        """Wait until the level has these values (arrived, passed, pending, above); fails when it does not come."""
+        deadline = time.monotonic() + PATIENCE * self.guest.machine.slowdown
+        while True:
+            level = self.level()
+            if all(getattr(level, key) == value for key, value in wanted.items()):
+                return level
+            assert time.monotonic() < deadline, f"waited in vain for {what}: {wanted}, it is {level}"
+            time.sleep(PAUSE)
+
+    def wait_asleep(self, command: str, function: str) -> None:
+        """Wait until the process of that name sleeps in that function of the kernel (/proc/PID/wchan)."""
+        script = 'for pid in $(pidof "$0"); do cat /proc/$pid/wchan; done'
+        deadline = time.monotonic() + PATIENCE * self.guest.machine.slowdown
+        while function not in (where := self.guest.run(["sh", "-c", script, command], check=False).stdout):
+            assert time.monotonic() < deadline, (
+                f"{command} does not come to sleep in {function}, but in {where!r}"
+            )
+            time.sleep(PAUSE)
+
+    # ---- driving
+
+    def close(self) -> None:
+        """Close the gate: once what is in flight below has ended, nothing more gets through."""
+        self.guest.run(["dmsetup", "suspend", "--nolockfs", self.gate.name])
+
+    def open(self) -> None:
+        """Let through what has gathered, and all that comes."""
+        self.gate.resume()
+
+    def load(self, name: str, jobs: Sequence[fio.Job], prefix: Sequence[str] = ()) -> Load:
+        """Start a fio process."""
+        job_file = f"/tmp/{name}.fio"
+        self.guest.put(fio.render(jobs).encode(), job_file)
+        argv = [*prefix, "fio", "--output-format=json", f"--output=/tmp/{name}.json", job_file]
+        return Load(self.guest, name, self.pool.submit(self.guest.run, argv, timeout=300))
+
+    def background(self, *argv: str) -> Future[Completed]:
+        """Run a command that waits for I/O."""
+        return self.pool.submit(self.guest.run, list(argv))
+
+    def table(self, **changes: object) -> TableLine:
+        """The table of ``band`` with some things changed."""
+        fields = {"length": self.length, "device": self.gate.path, "share": "s", **changes}
+        return TableLine(**fields)  # type: ignore[arg-type]
+
+
+def _stat_path(guest: Guest, name: str) -> str:
+    minor = guest.run(["dmsetup", "info", "-c", "--noheadings", "-o", "minor", name]).stdout.strip()
+    return f"/sys/block/dm-{minor}/stat"
+
+
+@contextlib.contextmanager
+def scene(guest: Guest, **table: object) -> Iterator[Scene]:
+    """Set the scene; ``table``: fields of the ioband table. Leaves nothing behind, whatever is parked or closed."""
+    length = sectors(guest, LOWER)
+    with contextlib.ExitStack() as stack:
+        gate = stack.enter_context(Linear(guest, "gate").create([(LOWER, 0, length)]))
+        line = TableLine(length=length, device=gate.path, **{"share": "s", **table})  # type: ignore[arg-type]
+        band = stack.enter_context(Ioband(guest, "band").create(line))
+        guest.run(["chmod", "666", band.path])
+        pool = stack.enter_context(ThreadPoolExecutor(8, thread_name_prefix="load"))
+        made = Scene(guest, gate, band, pool)
+        stack.callback(_let_go, made)
+        yield made
+
+
+def _let_go(made: Scene) -> None:
+    """After a failure: whatever still waits in the guest must end, or the pool would never."""
+    if made.guest.machine.console.death is not None:
+        return
+    for device in (made.gate, made.band):
+        if device.exists():
+            device.resume()
