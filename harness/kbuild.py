@@ -35,7 +35,7 @@ RECIPE = "1"
 _USUAL_STEPS = 1100
 _NEEDED = ("make", "perl", "gzip", "ld", "nm", "git")
 # Bytes that a tree takes while it is built, with debug information (2.6.31: 0.6e9).
-_WORK_SIZE = 1 << 30
+WORK_SIZE = 1 << 30
 # Architectures whose folder below arch/ has another name.
 SOURCE_ARCH = {"x86_64": "x86", "i386": "x86"}
 # Of the caller's environment the build sees nothing else: MAKEFLAGS, CROSS_COMPILE, V ... stay out.
@@ -202,7 +202,7 @@ def build(store: Store, spec: BuildSpec, progress: Progress, *, jobs: int | None
         return found
     for tool in _NEEDED:
         host.find_tool(tool)
-    job = _Job(store, spec, progress, store.log_path(KIND, spec.key), jobs)
+    job = Job(store, spec, progress, jobs)
     folder = store.build(KIND, spec.key, job.make, what=spec.what)
     return _load(folder, cached=not job.commands)  # another process may have made it while we waited
 
@@ -212,42 +212,54 @@ def _load(folder: Path, *, cached: bool) -> Build:
     return Build.model_validate({**data, "path": folder, "cached": cached})
 
 
-class _Job:
-    """One build being made."""
+class Job:
+    """One build being made: `make` does all of it; its steps are for who keeps the tree for more builds."""
 
-    def __init__(
-        self, store: Store, spec: BuildSpec, progress: Progress, log: Path, jobs: int | None
-    ) -> None:
+    def __init__(self, store: Store, spec: BuildSpec, progress: Progress, jobs: int | None) -> None:
         self.store = store
         self.spec = spec
         self.progress = progress
-        self.log = log
+        self.log = store.log_path(KIND, spec.key)
         self.jobs = jobs or len(os.sched_getaffinity(0))
         self.commands: list[str] = []
         self.steps = 0
+        self.warnings: list[Warning] = []
+        self._started = 0.0
+
+    def begin(self) -> None:
+        """Start the log and the clock."""
+        self._started = time.monotonic()
+        self.log.write_text(f"{self.spec.what}\nkey {self.spec.key}\ntree {self.spec.tree.origin}\n")
 
     def make(self, folder: Path) -> None:
         """Do it all; what is to be kept goes into `folder`."""
-        started = time.monotonic()
-        self.log.write_text(f"{self.spec.what}\nkey {self.spec.key}\ntree {self.spec.tree.origin}\n")
-        with self.store.workspace("kernel", size=_WORK_SIZE) as work:
-            tree = work / "linux"
-            with self.progress.task(f"patching: {self.spec.what}"):
-                self._patched_copy(tree)
-            environment = self._environment(work)
-            self._configure(tree, environment)
-            output = self._compile(tree, environment)
-            for source, name in (
-                (self.spec.kernel.image, "bzImage"),
-                ("vmlinux", "vmlinux"),
-                ("System.map", "System.map"),
-                (".config", "config"),
-            ):
-                shutil.move(tree / source, folder / name)
-            (folder / "modules").mkdir()
-            for module in tree.rglob("*.ko"):
-                shutil.move(module, folder / "modules" / module.name)
-        self._describe(folder, output, time.monotonic() - started)
+        self.begin()
+        with self.store.workspace("kernel", size=WORK_SIZE) as work:
+            self.prepare(work)
+            self.compile(work)
+            self.keep(work, folder)
+
+    def prepare(self, work: Path) -> None:
+        """A patched and configured tree, ``<work>/linux``."""
+        with self.progress.task(f"patching: {self.spec.what}"):
+            self._patched_copy(work / "linux")
+        self._tools(work)
+        self._configure(work / "linux", self._environment(work))
+
+    def keep(self, work: Path, folder: Path) -> None:
+        """Put into `folder` what a build consists of. The tree stays as it is, but for its kernel."""
+        tree = work / "linux"
+        for source, name in (
+            (self.spec.kernel.image, "bzImage"),
+            ("vmlinux", "vmlinux"),
+            ("System.map", "System.map"),
+        ):
+            shutil.move(tree / source, folder / name)
+        shutil.copy2(tree / ".config", folder / "config")
+        (folder / "modules").mkdir()
+        for module in tree.rglob("*.ko"):
+            shutil.copy2(module, folder / "modules" / module.name)
+        self._describe(folder)
         shutil.move(self.log, folder / "build.log")
 
     def _patched_copy(self, tree: Path) -> None:
@@ -265,18 +277,20 @@ class _Job:
         for one in series:
             one.apply(tree, self.log)
 
+    def _tools(self, work: Path) -> None:
+        """The compiler by its name, through ccache if there is one."""
+        (work / "bin").mkdir()
+        target = host.find_tool("ccache") if host.have_tool("ccache") else self.spec.compiler.path
+        (work / "bin" / self.spec.compiler.name).symlink_to(target)
+
     def _environment(self, work: Path) -> dict[str, str | None]:
-        """Nothing of the caller's; the compiler by its name, through ccache if there is one."""
-        tools = work / "bin"
-        tools.mkdir()
+        """Nothing of the caller's."""
         ccache = host.have_tool("ccache")
-        target = host.find_tool("ccache") if ccache else self.spec.compiler.path
-        (tools / self.spec.compiler.name).symlink_to(target)
         compilers = self.spec.compiler.path.parent
         return {
             **{name: None for name in os.environ if name not in _KEPT},
             **_IDENTITY,
-            "PATH": f"{tools}:{compilers}:{os.environ.get('PATH', os.defpath)}",
+            "PATH": f"{work / 'bin'}:{compilers}:{os.environ.get('PATH', os.defpath)}",
             # Debug information names the folder of the build. Mapped to "." it is the same everywhere, and
             # ccache may hit whichever folder an earlier build was made in (NOHASHDIR).
             "KCFLAGS": f"-fdebug-prefix-map={work / 'linux'}=.",
@@ -335,7 +349,11 @@ class _Job:
                 f"{', '.join(missing)}"
             )
 
-    def _compile(self, tree: Path, environment: dict[str, str | None]) -> str:
+    def compile(self, work: Path) -> None:
+        """``make bzImage`` (and modules), of what is not made yet."""
+        tree = work / "linux"
+        # make would count how often this tree was linked, and the kernel would say it.
+        (tree / ".version").unlink(missing_ok=True)
         targets = [Path(self.spec.kernel.image).name]
         if "m" in kconfig.values((tree / ".config").read_text()).values():
             targets.append("modules")
@@ -349,10 +367,17 @@ class _Job:
                     self.steps += 1
                     task.update(completed=self.steps, detail=step["target"])
 
-            result = host.run(words, cwd=tree, env=environment, log=self.log, check=False, on_line=on_line)
+            result = host.run(
+                words,
+                cwd=tree,
+                env=self._environment(work),
+                log=self.log,
+                check=False,
+                on_line=on_line,
+            )
         if result.returncode != 0:
             raise self._failure(result.stdout, "does not compile")
-        return result.stdout
+        self.warnings = diagnostics.warnings(result.stdout.splitlines())
 
     def _expected_steps(self) -> int:
         """As many as the last build had."""
@@ -361,9 +386,8 @@ class _Job:
                 return _load(self.store.path(entry), cached=True).steps
         return _USUAL_STEPS
 
-    def _describe(self, folder: Path, output: str, seconds: float) -> None:
+    def _describe(self, folder: Path) -> None:
         spec = self.spec
-        warnings = diagnostics.warnings(output.splitlines())
         facts = Build(
             key=spec.key,
             path=folder,
@@ -373,10 +397,10 @@ class _Job:
             flavour=spec.flavour,
             series=_series_info(spec.series),
             compat=tuple(patch.name for patch in spec.compat.all_patches()),
-            warnings=tuple(warnings),
+            warnings=tuple(self.warnings),
             commands=tuple(self.commands),
             steps=self.steps,
-            seconds=seconds,
+            seconds=time.monotonic() - self._started,
         )
         (folder / "build.json").write_text(facts.model_dump_json(indent=1, exclude={"path", "cached"}))
 

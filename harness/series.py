@@ -20,11 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import host
-from harness.errors import UserError
+from harness.errors import InfrastructureError, UserError
 from harness.repository import NO_OTHER_REPOSITORY
 from harness.store import digest
 
@@ -148,19 +149,34 @@ class Series:
         for number, patch in enumerate(patches, 1):
             with log.open("a") as stream:
                 stream.write(f"patch {number} of {len(patches)}: {patch.name}\n")
-            # A tree below somebody's git repository must not be taken for a part of it.
-            outside = {**NO_OTHER_REPOSITORY, "GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)}
-            result = host.run(
-                ["git", "apply", "--verbose", "--whitespace=nowarn", "-"],
-                cwd=tree.resolve(),
-                env=outside,
-                input=patch.diff,
-                log=log,
-                check=False,
-            )
+            result = _git_apply(patch, tree, "--verbose", log=log)
             if result.returncode != 0:
                 which = f"patch {number} of {len(patches)}, {patch.name}"
                 raise _does_not_apply(self.name, which, result.stdout, tree, log)
+
+    def revert(self, tree: Path) -> None:
+        """Undo `apply`.
+
+        Raises:
+            InfrastructureError: the tree is not as `apply` left it.
+        """
+        for patch in reversed(self.all_patches()):
+            result = _git_apply(patch, tree, "--reverse")
+            if result.returncode != 0:
+                raise InfrastructureError(f"patch {patch.name} cannot be taken back: {result.stderr}")
+
+
+def _git_apply(patch: Patch, tree: Path, *words: str, log: Path | None = None) -> CompletedProcess[str]:
+    # A tree below somebody's git repository must not be taken for a part of it.
+    outside = {**NO_OTHER_REPOSITORY, "GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)}
+    return host.run(
+        ["git", "apply", *words, "--whitespace=nowarn", "-"],
+        cwd=tree.resolve(),
+        env=outside,
+        input=patch.diff,
+        log=log,
+        check=False,
+    )
 
 
 # ---- reading
