@@ -1,15 +1,18 @@
 # The two commands: `make boot-test` and `make test`. Each does its own set-up the first time.
 KERNEL ?= 2.6.31
+ROUNDS ?= 20
 SERIES ?= patches/ioband-$(KERNEL)
 HARNESS := .venv/bin/harness
 
 .DELETE_ON_ERROR:
-.PHONY: help boot-test test unit lint bench report doctor clean
+.PHONY: help boot-test test unit mutants soak lint bench report doctor clean
 
 help:
 	@echo 'make boot-test [SERIES=folder] [KERNEL=name]   build, boot, judge the bandwidth shares, write a report'
 	@echo 'make test       unit tests, and the guest suite on every kernel whose source is at hand'
 	@echo 'make unit       unit tests only: no QEMU, seconds'
+	@echo 'make mutants    put mistakes into the series, one at a time: does the guest suite notice each?'
+	@echo 'make soak       the guest suite 20 times in a row (ROUNDS=20)'
 	@echo 'make bench      how fast the harness is, and how steady what it measures'
 	@echo 'make lint       ruff and strict mypy'
 	@echo 'make doctor     what this machine has and lacks'
@@ -26,6 +29,12 @@ unit: .venv/ready
 
 bench: .venv/ready
 	@$(HARNESS) bench --kernel $(KERNEL) --series $(SERIES)
+
+mutants: .venv/ready
+	@$(HARNESS) mutants
+
+soak: .venv/ready
+	@$(HARNESS) soak $(ROUNDS) --kernel $(KERNEL) --series $(SERIES)
 
 lint: .venv/ready
 	@.venv/bin/ruff check harness tests

@@ -174,11 +174,48 @@ def test(
         ),
     ] = False,
     accel: AccelOption = "auto",
+    flavour: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this flavour of tests that run on several; may be repeated."),
+    ] = None,
 ) -> None:
     """Run tests (by default the bandwidth scenarios), write runs/<id>/ with a report, and print a summary."""
     from harness import session
 
-    raise typer.Exit(session.run(kernel, series, selection or [], at_hand=at_hand, accel=accel))
+    raise typer.Exit(
+        session.run(kernel, series, selection or [], at_hand=at_hand, accel=accel, flavours=flavour or [])
+    )
+
+
+@app.command()
+def mutants(
+    names: Annotated[list[str] | None, typer.Argument(help="Which: names or shell patterns; all.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Say what there is, and end.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also those whose verdict is known.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=8, help="Mutants at once.")] = 2,
+) -> None:
+    """Put mistakes into the series, one at a time, and see whether the guest suite notices each."""
+    from harness import mutants as hunt
+
+    if listed:
+        for name, mistake in hunt.listed(DEFAULT_KERNEL, names or []):
+            typer.echo(f"{name:34} {mistake}")
+        return
+    raise typer.Exit(hunt.run(DEFAULT_KERNEL, names or [], workers=workers, again=again))
+
+
+@app.command()
+def soak(
+    rounds: Annotated[int, typer.Argument(min=1, help="How many times.")] = 20,
+    selection: Annotated[list[str] | None, typer.Argument(help="Tests; the guest suite.")] = None,
+    kernel: KernelOption = DEFAULT_KERNEL,
+    series: SeriesOption = None,
+) -> None:
+    """Run the guest suite again and again; stop at the first round that does not pass."""
+    from harness import soak as rounds_of
+
+    options = ["--kernel", kernel, *(["--series", str(series.absolute())] if series else [])]
+    raise typer.Exit(rounds_of.run(rounds, selection or [], options))
 
 
 @app.command()

@@ -27,6 +27,11 @@ def images_dir() -> Path:
     return ROOT / "images"
 
 
+def mutants_dir() -> Path:
+    """Mistakes that the guest suite must notice: patches, and a file that says by which tests."""
+    return ROOT / "tests" / "mutants"
+
+
 def scenarios_dir() -> Path:
     """Bandwidth scenarios, one TOML file each."""
     return ROOT / "tests" / "scenarios"

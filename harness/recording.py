@@ -35,6 +35,14 @@ class SessionPlugin:
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[SESSION_PLUGIN] = self
 
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """With --flavour, of tests that there are of several flavours only those."""
+        wanted = self.session.flavours
+        left_out = [item for item in items if wanted and _flavour(item) not in (*wanted, None)]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Boot the first machines now; if other tests are selected as well, when the first scenario's turn comes:
         tests that take the time do not want the host's cores busy.
@@ -165,6 +173,11 @@ class SessionPlugin:
             f"\n{entry.verdict.upper():12} {_line(entry)}",
             f"{entry.verdict.upper()} {_line(entry)}",
         )
+
+
+def _flavour(item: pytest.Item) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("flavour") if callspec else None
 
 
 def _line(entry: ScenarioRecord) -> str:

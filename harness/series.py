@@ -51,6 +51,11 @@ class Patch:
     author: str
     diff: bytes
 
+    @classmethod
+    def load(cls, file: Path) -> Patch:
+        """Read one from its file. Raises UserError: it cannot be read, or holds no diff."""
+        return _read(file)
+
     @cached_property
     def sha256(self) -> str:
         """sha256 of the diff, in hex."""

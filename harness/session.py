@@ -26,10 +26,13 @@ from harness.testbed import Testbed
 class Session:
     """What the pytest plugin needs to know: the testbed (None: there is none, see ``why_not``) and the record."""
 
-    def __init__(self, recorder: Recorder, kernel: str, series: Path | None) -> None:
+    def __init__(
+        self, recorder: Recorder, kernel: str, series: Path | None, flavours: Sequence[str] = ()
+    ) -> None:
         self.recorder = recorder
         self.kernel = kernel
         self.series = series
+        self.flavours = tuple(flavours)
         self.testbed: Testbed | None = None
         self.why_not = ""
 
@@ -47,28 +50,42 @@ class Session:
             report.say(f"skipped: the guest suite. {self.why_not}")
             return
         made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, accel)
-        self.recorder.update(
-            kernel=KernelRecord(
-                name=made.spec.name, version=made.tree.version, tree=made.tree.id, origin=made.tree.origin
-            ),
-            series=_series_record(made.series),
-            builds=[testbed.build_record(made.build), testbed.build_record(made.compat)],
-            image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
-            choice=f"Kernel {self.kernel} and the series in {made.series.path}. "
-            f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
-        )
+        describe(self.recorder, made)
 
 
-def run(kernel: str, series: Path | None, selection: Sequence[str], *, at_hand: bool, accel: Wanted) -> int:
+def describe(recorder: Recorder, made: Testbed) -> None:
+    """Record what is under test."""
+    recorder.update(
+        kernel=KernelRecord(
+            name=made.spec.name, version=made.tree.version, tree=made.tree.id, origin=made.tree.origin
+        ),
+        series=_series_record(made.series),
+        builds=[testbed.build_record(made.build), testbed.build_record(made.compat)],
+        image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
+        choice=f"Kernel {made.spec.name} and the series in {made.series.path}. "
+        f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
+    )
+
+
+def run(
+    kernel: str,
+    series: Path | None,
+    selection: Sequence[str],
+    *,
+    at_hand: bool,
+    accel: Wanted,
+    flavours: Sequence[str] = (),
+) -> int:
     """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
 
+    flavours: of tests that there are of several flavours, only these; all for none.
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
     store = Store.default()
     folder = project.new_run_folder()
     recorder = Recorder.start(folder, ["harness", *sys.argv[1:]])
     shown = progress.default()
-    session = Session(recorder, kernel, series)
+    session = Session(recorder, kernel, series, flavours)
     try:
         session.prepare(store, shown, at_hand=at_hand, accel=accel)
         _pytest(session, selection)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness import host, kbuild
+from harness import kbuild
 from harness.errors import InfrastructureError
 from harness.kbuild import Build, BuildSpec, Job
 from harness.progress import Progress
@@ -27,9 +27,7 @@ class ObjectTree:
     base: the kernel; it has a series. Threads may ask for builds at once; they are made one after another.
     """
 
-    def __init__(
-        self, store: Store, base: BuildSpec, progress: Progress, *, jobs: int | None = None
-    ) -> None:
+    def __init__(self, store: Store, base: BuildSpec, progress: Progress, *, jobs: int | None = None) -> None:
         self._store = store
         self._base = base
         self._progress = progress
@@ -58,14 +56,17 @@ class ObjectTree:
         assert series.on.digest == self._base.series.digest and len(series.patches) == 1 and not series.config
         spec = replace(self._base, series=series)
         with self._lock:
-            if kbuild.find(self._store, spec) is None:
-                self._store.build(kbuild.KIND, spec.key, lambda folder: self._make(spec, folder), what=spec.what)
-        found = kbuild.find(self._store, spec)
-        if found is None:
+            found = kbuild.find(self._store, spec)
+            if found is not None:
+                return found
+            self._store.build(kbuild.KIND, spec.key, lambda folder: self._make(spec, folder), what=spec.what)
+            made = kbuild.find(self._store, spec)
+        if made is None:
             raise InfrastructureError(
-                f"the build of {spec.what} vanished from the cache", hint="try again; does something prune it?"
+                f"the build of {spec.what} vanished from the cache",
+                hint="try again; does something prune it?",
             )
-        return found
+        return made.model_copy(update={"cached": False})
 
     def _make(self, spec: BuildSpec, folder: Path) -> None:
         work = self._tree()

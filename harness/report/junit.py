@@ -8,6 +8,7 @@ from typing import Any
 from junitparser import Error, Failure, JUnitXml, Skipped
 from junitparser.xunit2 import TestCase, TestSuite
 
+from harness.mutant import MutantRecord
 from harness.record import ControlRecord, Run, ScenarioRecord, TestRecord
 from harness.report import conformance
 from harness.report.summary import headline, percent, shown
@@ -40,6 +41,11 @@ def render(run: Run) -> str:
         for test in run.tests:
             tests.add_testcase(_test_case(test, *rows.get(test.nodeid, ([], []))))
         xml.add_testsuite(tests)
+    if run.mutants:
+        mutants = _suite(run, "mutants")
+        for mutant in run.mutants:
+            mutants.add_testcase(_mutant_case(mutant))
+        xml.add_testsuite(mutants)
     if run.deaths or run.error:
         xml.add_testsuite(_trouble(run))
     xml.update_statistics()
@@ -102,6 +108,19 @@ def _test_case(test: TestRecord, rows: Sequence[str], seen: Sequence[str]) -> An
         result = kinds[test.outcome](shown(test.message.partition("\n")[0]), test.outcome)
         result.text = shown(test.message)
         case.result = [result]
+    return case
+
+
+def _mutant_case(mutant: MutantRecord) -> Any:
+    """A mutant passes by being killed."""
+    case = TestCase(mutant.name, "mutants", mutant.seconds)
+    case.add_property("mistake", shown(mutant.mistake))
+    if mutant.killed_by:
+        case.add_property("killed by", mutant.killed_by)
+    if not mutant.killed:
+        case.result = [
+            Failure(shown(f"{mutant.mistake}: {mutant.outcome} {mutant.how}".rstrip()), mutant.outcome)
+        ]
     return case
 
 

@@ -136,6 +136,8 @@ def _pass_text(run: Run) -> str:
             text += ", and its negative control" if m == 1 else f", and all {m} negative controls"
             text += " missed it"
         parts.append(text)
+    if run.mutants:
+        parts.append(f"All {count(len(run.mutants), 'mutant')} were killed")
     passed = sum(t.outcome == "passed" for t in run.tests)
     if passed:
         parts.append(f"{count(passed, 'test')} passed")
@@ -154,6 +156,9 @@ def _fail_text(run: Run) -> str:
     tests = failed_tests(run)
     if tests:
         parts.append(f"{len(tests)} of {count(len(run.tests), 'test')} failed: {_names(tests)}")
+    alive = [f"{m.name} ({m.outcome})" for m in run.mutants if not m.killed]
+    if alive:
+        parts.append(f"{len(alive)} of {count(len(run.mutants), 'mutant')} not killed: {_names(alive)}")
     if run.error:
         parts.append(run.error.message)
     return "; ".join(parts) + "."

@@ -199,6 +199,11 @@ def _print_reasons(out: Console, run: Run) -> None:
     for test in run.tests:
         if test.outcome in ("failed", "error"):
             lines.append((f"{test.nodeid}: {test.message.strip().partition(chr(10))[0] or test.outcome}", ""))
+    for m in run.mutants:
+        if not m.killed:
+            lines.append(
+                (f"{m.outcome}: {m.name}: {m.mistake}{f' ({m.how})' if m.how else ''}", _STYLES["fail"])
+            )
     lines += [(f"skipped: {s.what}: {s.reason}", "dim") for s in run.skipped]
     skipped = sum(t.outcome == "skipped" for t in run.tests)
     if skipped:

@@ -1,0 +1,307 @@
+"""``harness mutants``: does the guest suite notice mistakes? Each mutant is built, and must be killed by its tests.
+
+First the good series runs the tests that are to kill: a test that fails there proves nothing. Then each mutant runs
+its own, the cheapest first, until one fails. Verdicts are kept in the cache; what changed neither in the mutant, nor
+in the series, nor in the tests, is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from harness import child, kbuild, mutant, progress, project, session, testbed
+from harness import report as reports
+from harness.errors import EXIT_ENVIRONMENT, EXIT_USER, HarnessError, UserError
+from harness.kbuild import BuildSpec
+from harness.mutant import Mutant, MutantRecord
+from harness.progress import Progress
+from harness.record import Recorder, Run
+from harness.report import terminal
+from harness.series import Series
+from harness.store import Store, digest
+from harness.testbed import FLAVOUR, Testbed
+from harness.variant import ObjectTree
+
+KIND = "mutant"
+BASELINE = "mutant-baseline"
+# Part of every key: to be raised when verdicts are found in another way.
+RECIPE = "1"
+_PASSED = "passed"
+
+
+def run(kernel: str, names: Sequence[str], *, workers: int, again: bool) -> int:
+    """Kill the mutants (those whose names match; all for none) and return the exit code of the run's record.
+
+    again: those with a verdict in the cache as well. Raises HarnessError as `testbed.prepare` does.
+    """
+    store, shown = Store.default(), progress.default()
+    recorder = Recorder.start(project.new_run_folder(), ["harness", *sys.argv[1:]])
+    try:
+        bed = testbed.prepare(store, kernel, None, shown)
+        session.describe(recorder, bed)
+        wanted = mutant.chosen(mutant.load_all(project.mutants_dir(), bed.series), names)
+        with _Hunt(bed, recorder, shown, workers) as hunt:
+            hunt.run(wanted, again=again)
+    except (HarnessError, KeyboardInterrupt) as e:
+        recorder.stopped(e)
+        _finish(recorder)
+        raise
+    return _finish(recorder)
+
+
+def listed(kernel: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and mistake of each mutant."""
+    base = Series.load(testbed.series_folder(kernel, None))
+    found = mutant.chosen(mutant.load_all(project.mutants_dir(), base), names)
+    return [(m.name, m.mistake) for m in found]
+
+
+def _finish(recorder: Recorder) -> int:
+    code = recorder.finish()
+    reports.write_all(recorder.folder)
+    terminal.summary(recorder.run, recorder.folder)
+    return code
+
+
+class _Hunt:
+    """One call of the command. A context manager: leaving it ends all that it started."""
+
+    def __init__(self, bed: Testbed, recorder: Recorder, shown: Progress, workers: int) -> None:
+        self._bed = bed
+        self._recorder = recorder
+        self._shown = shown
+        self._workers = workers
+        self._stack = ExitStack()
+        self._trees: dict[str, ObjectTree] = {}
+        self._children = self._stack.enter_context(child.Children())
+        self._passed: dict[str, set[str]] = {}
+        self._say = threading.Lock()
+
+    def __enter__(self) -> _Hunt:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def run(self, wanted: Sequence[Mutant], *, again: bool) -> None:
+        """All of it; the verdicts go into the record as they are found."""
+        known = {m.name: self._known(m) for m in wanted if not again}
+        for m in wanted:
+            if (entry := known.get(m.name)) is not None:
+                self._ended(entry)
+        left = [m for m in wanted if known.get(m.name) is None]
+        for flavour in dict.fromkeys(m.flavour for m in left):
+            self._passed[flavour] = self._baseline(flavour, [m for m in left if m.flavour == flavour])
+        for flavour in {FLAVOUR, *(m.flavour for m in left)} if left else ():
+            self._trees[flavour] = self._stack.enter_context(
+                ObjectTree(self._bed.store, self._spec(flavour), self._shown)
+            )
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="mutant")
+        futures = [pool.submit(self._one, m) for m in left]
+        try:
+            wait(futures, return_when="FIRST_EXCEPTION")
+        finally:
+            self._children.interrupt()
+            pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            if not future.cancelled():
+                future.result()
+
+    # ---- the good series
+
+    def _baseline(self, flavour: str, mutants: Sequence[Mutant]) -> set[str]:
+        """Node ids of the tests that the good series passes, of those that are to kill."""
+        build = self._bed.flavour(flavour, self._shown)
+        by_file: dict[str, list[str]] = {}
+        for selection in dict.fromkeys(s for m in mutants for s in m.kills):
+            by_file.setdefault(selection.partition("::")[0], []).append(selection)
+        keys = {
+            file: digest(RECIPE, build.key, self._bed.image.key, flavour, tests_digest([file]), *selections)
+            for file, selections in by_file.items()
+        }
+        passed: set[str] = set()
+        left = []
+        for file, key in keys.items():
+            folder = self._bed.store.find(BASELINE, key)
+            if folder is None:
+                left.append(file)
+            else:
+                passed |= set(json.loads((folder / "passed.json").read_bytes()))
+        if not left:
+            return passed
+        selections = [s for file in left for s in by_file[file]]
+        with self._shown.task(f"the good series passes {len(selections)} selections, {flavour}?"):
+            done = self._children.harness_test(
+                self._recorder.folder / f"baseline-{flavour}",
+                self._words(self._bed.series.path, flavour, selections),
+            )
+        outcomes = child.outcomes(done.run)
+        for file in left:
+            ended = {n: o for n, o in outcomes.items() if n.partition("::")[0] == file}
+            good = sorted(n for n, o in ended.items() if o == _PASSED)
+            passed |= set(good)
+            if ended and len(good) == len(ended):
+                self._keep_baseline(keys[file], f"{file}, {flavour}", good)
+        return passed
+
+    def _keep_baseline(self, key: str, what: str, good: list[str]) -> None:
+        def make(folder: Path) -> None:
+            (folder / "passed.json").write_text(json.dumps(good))
+
+        self._bed.store.build(BASELINE, key, make, what=f"passed by the good series: {what}")
+
+    # ---- one mutant
+
+    def _one(self, m: Mutant) -> None:
+        entry = _entry(m)
+        unproven = [s for s in m.kills if not any(selects(s, n) for n in self._passed[m.flavour])]
+        try:
+            if unproven:
+                entry.outcome = "unproven"
+                entry.how = f"the good series does not pass {', '.join(unproven)}"
+            else:
+                builds = [self._trees[f].build(m.series) for f in dict.fromkeys((FLAVOUR, m.flavour))]
+                now = [b.seconds for b in builds if not b.cached]
+                entry.build_seconds = sum(now) if now else None
+                self._hunt(m, entry)
+        except UserError as e:
+            entry.outcome, entry.how = "broken", str(e)
+        self._ended(entry)
+        if entry.killed:
+            self._keep(m, entry)
+
+    def _hunt(self, m: Mutant, entry: MutantRecord) -> None:
+        folder = self._recorder.folder / m.name
+        m.write_series(folder / "series")
+        began = time.monotonic()
+        done = self._children.harness_test(
+            folder, ["--exitfirst", *self._words(folder / "series", m.flavour, m.kills)]
+        )
+        entry.seconds = time.monotonic() - began
+        entry.run = str(done.folder.relative_to(self._recorder.folder))
+        judge(m, done.run, entry)
+
+    def _words(self, series: Path, flavour: str, selections: Sequence[str]) -> list[str]:
+        """Arguments of `harness test`."""
+        options = ["--kernel", self._bed.spec.name, "--series", str(series), "--flavour", flavour]
+        return [*options, "-p", "no:cacheprovider", *selections]
+
+    def _ended(self, entry: MutantRecord) -> None:
+        with self._recorder.change() as run:
+            run.mutants.append(entry)
+        with self._say:
+            self._shown.say(line(entry))
+
+    # ---- what is kept
+
+    def _spec(self, flavour: str) -> BuildSpec:
+        bed = self._bed
+        return BuildSpec(
+            kernel=bed.spec, tree=bed.tree, series=bed.series, flavour=flavour, compiler=bed.compiler
+        )
+
+    def _key(self, m: Mutant) -> str:
+        build = replace(self._spec(m.flavour), series=m.series).key
+        files = sorted({s.partition("::")[0] for s in m.kills})
+        return digest(
+            RECIPE, build, self._bed.image.key, tests_digest(files), *m.kills, m.symptom or "", m.about
+        )
+
+    def _known(self, m: Mutant) -> MutantRecord | None:
+        folder = self._bed.store.find(KIND, self._key(m))
+        if folder is None:
+            return None
+        found = MutantRecord.model_validate_json((folder / "verdict.json").read_bytes())
+        return found.model_copy(update={"cached": True, "mistake": m.mistake, "run": None})
+
+    def _keep(self, m: Mutant, entry: MutantRecord) -> None:
+        """The verdict; its kernel is not needed any more."""
+
+        def make(folder: Path) -> None:
+            (folder / "verdict.json").write_text(entry.model_dump_json())
+
+        self._bed.store.build(KIND, self._key(m), make, what=f"{m.name}: killed")
+        specs = [replace(self._spec(f), series=m.series) for f in {FLAVOUR, m.flavour}]
+        keys = {spec.key for spec in specs}
+        for built in self._bed.store.entries():
+            if built.kind == kbuild.KIND and built.key in keys:
+                self._bed.store.remove(built)
+
+
+def _entry(m: Mutant) -> MutantRecord:
+    return MutantRecord(
+        name=m.name,
+        mistake=m.mistake,
+        about=m.about,
+        flavour=m.flavour,
+        tests=list(m.kills),
+        outcome="survived",
+    )
+
+
+def selects(selection: str, nodeid: str) -> bool:
+    """Whether a node id, as pytest takes it for a selection, selects a test."""
+    return nodeid == selection or nodeid.startswith((f"{selection}[", f"{selection}::"))
+
+
+def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
+    """Set outcome, killed_by and how by what the mutant's own run recorded.
+
+    A failed test of its list kills it. The kernel's death, or an error of the check after a test, kills it if the
+    entry's symptom matches what was said, and is an accident otherwise.
+    """
+    error = run.error
+    if error is not None and error.exit_code in (EXIT_USER, EXIT_ENVIRONMENT):
+        entry.outcome, entry.how = "broken", error.message
+        return
+    ended = child.outcomes(run)
+    bad = next(((n, o) for n, o in ended.items() if o not in (_PASSED, "skipped", "inconclusive")), None)
+    said = child.said(run, bad[0]) if bad else ""
+    if run.deaths:
+        death = run.deaths[0]
+        said = "\n".join((death.message, death.raw, said))
+    if bad is None and not run.deaths:
+        missing = [s for s in m.kills if not any(selects(s, n) and o == _PASSED for n, o in ended.items())]
+        entry.outcome = "survived"
+        entry.how = f"not decided: {', '.join(missing)}" if missing else ""
+        return
+    symptom = m.symptom is not None and re.search(m.symptom, said) is not None
+    failed = bad is not None and bad[1] == "failed" and not run.deaths
+    entry.outcome = "killed" if symptom or failed else "accident"
+    entry.killed_by = bad[0] if bad else None
+    entry.how = headline(said, m.symptom if symptom else None)
+
+
+def headline(said: str, symptom: str | None) -> str:
+    """The line of what was said that tells most: the one with the symptom, an assertion's, or the first."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    wanted = symptom or r"^E  "
+    found = next((text for text in lines if re.search(wanted, text)), lines[0] if lines else "")
+    return found.removeprefix("E").strip()[:300]
+
+
+def tests_digest(files: Sequence[str]) -> str:
+    """sha256 over test files (paths below the project) and what all guest tests share."""
+    folder = project.ROOT / "tests" / "guest"
+    shared = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("test_")]
+    own = [project.ROOT / file for file in files]
+    if any("scenario" in path.read_text(encoding="utf-8") for path in own if path.is_file()):
+        shared += sorted(project.scenarios_dir().glob("*.toml"))
+    return digest(*(path for path in (*own, *shared) if path.is_file()))
+
+
+def line(entry: MutantRecord) -> str:
+    """One line for the terminal."""
+    word = "killed" if entry.killed else entry.outcome.upper()
+    took = "cached" if entry.cached else f"{entry.seconds:.1f} s"
+    by = entry.killed_by.removeprefix("tests/guest/") if entry.killed_by else ""
+    return f"{word:8} {entry.name:34} {took:>7}  {'  '.join(part for part in (by, entry.how[:100]) if part)}"
