@@ -1,4 +1,4 @@
-"""What tests of the contract share: refusals with the kernel's words, and a lower device that keeps what it is given."""
+"""What tests of the contract share: refusals with the kernel's words, a lower device that keeps what it is given."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ ACCEPTED = [
                                ("32767", 32767, 131068))),
     *((["ctr-10"], f"{DISK} s 1 {n} none weight", f"s 1 {shown} none weight {4 * shown} :100")
       for n, shown in (("1", 1), ("2", 2), ("0x20", 32), ("017", 15), ("400", 400), ("32767", 32767))),
-    *((["ctr-12", "chk-02"], f"{DISK} s {throttle} {limit} none weight", f"s {shown} {shown} none weight {4 * shown} :100")
+    *((["ctr-12", "chk-02"], f"{DISK} s {throttle} {limit} none weight",
+       f"s {shown} {shown} none weight {4 * shown} :100")
       for throttle, limit, shown in ((4, 2, 4), (0, 1, 4), (16, 2, 16), (500, 499, 500), (200, 0, 200))),
     *((["ctr-14"], f"{DISK} s 0 0 {name} weight", f"s 4 128 {name} weight 512 :100")
       for name in ("none", "user", "uid", "gid", "pid", "pgrp", "cgroup", "node", "cpuset")),

@@ -40,7 +40,8 @@ TAKEN = [
     *((["msg-weight-02", "chk-07"], USERS, f"weight {text}", USERS.replace("7:80", f"7:{shown}"))
       for text, shown in (("7:50", 50), ("7=50", 50), ("7,50", 50), ("0x7:1", 1), ("07:32767", 32767))),
     *((["msg-token-01"], USERS, f"token {text}", USERS.replace("512", str(shown)))
-      for text, shown in (("1", 1), ("1000", 1000), ("0x100", 256), ("2147483647", 2147483647), ("7:99", 99), (":98", 98))),
+      for text, shown in (("1", 1), ("1000", 1000), ("0x100", 256), ("2147483647", 2147483647), ("7:99", 99),
+                          (":98", 98))),
     (["msg-token-01"], "s 4 128 none weight 1000 :100", "token 0", PLAIN),
 ]  # fmt: skip
 
@@ -70,10 +71,12 @@ REFUSED = [
     *((["msg-weight-04", "chk-07"], USERS, f"weight {text}", "EINVAL", "") for text in ("77:50", "0:50", "-2:50")),
     *((["msg-weight-05"], USERS, f"weight {text}", "EINVAL", "")
       for text in ("x:50", "7x:50", "4294967303:50", "99999999999999999999:50")),
-    *((["msg-token-02"], USERS, f"token {text}", "EINVAL", "") for text in ("-1:-5", "2147483648", "7:-1", "77:5", *NOT_ONE)),
+    *((["msg-token-02"], USERS, f"token {text}", "EINVAL", "")
+      for text in ("-1:-5", "2147483648", "7:-1", "77:5", *NOT_ONE)),
     *((["msg-carryover-02"], USERS, f"carryover {text}", "EINVAL", "")
       for text in ("-1:-5", "2147483648", "7:-1", "77:5", *NOT_ONE)),
-    *((["msg-unknown-01", "chk-07"], USERS, text, "EINVAL", "") for text in ("nonsense 1", "Weight 50", "min-bw 1", "debug 1")),
+    *((["msg-unknown-01", "chk-07"], USERS, text, "EINVAL", "")
+      for text in ("nonsense 1", "Weight 50", "min-bw 1", "debug 1")),
     *((["msg-unknown-02", "chk-07"], USERS, text, "EINVAL", UNRECOGNISED)
       for text in ("weight 1 2", "weight", "attach", "nonsense", "reset 1 2", "io_throttle 4 128")),
     (["msg-unknown-03"], USERS, "reset 1", "EINVAL", ""),

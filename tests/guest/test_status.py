@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lab import BLOCK, Lower, Submitters, until
+from lab import BLOCK, Lower, Submitters
 
-from harness.cgroup import Hierarchy
 from harness.dm import DEFAULT_GROUP, GroupCounters, Ioband
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
@@ -108,7 +107,7 @@ def test_counted_when_let_through_and_parked_ones_as_deferred(guest, make, low, 
 def test_totals_are_what_arrives_below(guest, make, low, seen):
     device = make("s 0 0 user weight 0 :40 1000:80 1001:20")
     before = low.io()
-    job = "--filename={d} --direct=1 --ioengine=libaio --iodepth=8 --size=4m --minimal --randrepeat=1 --output=/dev/null"
+    job = "--filename={d} --direct=1 --ioengine=libaio --iodepth=8 --size=4m --randrepeat=1 --output=/dev/null"
     guest.run(["chmod", "666", device.path])
     guest.run(
         f"chpst -u 1000:1000 fio --name=a --rw=randrw --bsrange=512-64k {job.format(d=device.path)} &\n"
