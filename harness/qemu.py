@@ -98,7 +98,9 @@ def command_line(
         "-m",
         str(spec.memory_mb),
     ]
-    argv += ["-accel", "tcg,thread=single" if spec.accel == "tcg" else "kvm"]
+    # One thread for all CPUs lets one wait for the other for up to a tenth of a second: races would hardly be seen.
+    threads = "single" if spec.cpus == 1 else "multi"
+    argv += ["-accel", f"tcg,thread={threads}" if spec.accel == "tcg" else "kvm"]
     # Plain models: with the host's own CPU a kernel of 2009 meets features, and nested KVM registers, that
     # it or the host's KVM does not know (seen: QEMU aborts with "failed to set MSR 0x10a").
     argv += ["-cpu", spec.cpu or ("qemu64" if spec.accel == "tcg" else "kvm64")]

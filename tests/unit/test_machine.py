@@ -34,6 +34,7 @@ def test_real_clock():
     assert argv[0] == "/usr/bin/qemu-system-x86_64"
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} < set(argv)
     assert value(argv, "-accel") == ["tcg,thread=single"]
+    assert value(words(spec(cpus=2)), "-accel") == ["tcg,thread=multi"]
     assert value(argv, "-cpu") == ["qemu64"]
     assert value(argv, "-smp") == ["1"]
     assert value(argv, "-m") == ["256"]

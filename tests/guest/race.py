@@ -1,0 +1,89 @@
+"""Loops in the guest that get in each other's way, and what each of them did."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.guest import Guest
+
+FOLDER = "/tmp/race"
+
+# run COMMAND...: count it. put TEXT FILE: one write(2) by the shell itself, no process is started. get FILE: read it
+# all, likewise. What goes wrong is said in a file of the side's own.
+_PRELUDE = f"""
+cd {FOLDER} || exit 1
+i=0 ok=0 bad=0
+good() {{ if [ $? = 0 ]; then ok=$((ok + 1)); else bad=$((bad + 1)); fi; }}
+run() {{ "$@" >/dev/null 2>>errors.$side; good; }}
+put() {{ echo "$1" 2>>errors.$side >"$2"; good; }}
+get() {{ while read -r line; do :; done 2>>errors.$side <"$1"; good; }}
+"""
+
+_OTHER = """(
+side=%(side)s
+while [ ! -e over ]; do
+	i=$((i + 1))
+%(body)s
+	echo "$i $ok $bad" >>count.$side
+done
+) &
+"""
+
+_LEADER = """
+side=%(side)s
+for other in %(others)s; do
+	until [ -s count.$other ]; do usleep 1000; done
+	tail -n 1 count.$other >begin.$other
+done
+while [ $i -lt %(count)d ]; do
+	i=$((i + 1))
+%(body)s
+done
+for other in %(others)s; do tail -n 1 count.$other >end.$other; done
+echo "$i $ok $bad" >end.$side
+>over
+wait
+"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one loop did while the leading one ran. errors: how often the system gave which answer."""
+
+    rounds: int
+    ok: int
+    bad: int
+    errors: Counter[str]
+
+
+def race(guest: Guest, leader: tuple[str, str, int], others: Mapping[str, str]) -> dict[str, Side]:
+    """Run loops side by side: leader = (name, body, rounds); the others run for as long as it does.
+
+    Bodies are shell, see the prelude. Fails unless every loop went round while the leader did.
+    """
+    name, body, count = leader
+    script = _PRELUDE + "".join(_OTHER % {"side": s, "body": b} for s, b in others.items())
+    script += _LEADER % {"side": name, "body": body, "count": count, "others": " ".join(others)}
+    guest.run(["sh", "-c", f"rm -rf {FOLDER} && mkdir {FOLDER}"])
+    guest.put(script, f"{FOLDER}/script")
+    guest.run(["sh", f"{FOLDER}/script"], timeout=300)
+    files = {path: data.decode() for path, data in guest.get_tree(FOLDER).items()}
+    sides = {}
+    for side in (name, *others):
+        end = [int(word) for word in files[f"end.{side}"].split()]
+        begin = [int(word) for word in files.get(f"begin.{side}", "0 0 0").split()]
+        said = files.get(f"errors.{side}", "").splitlines()
+        sides[side] = Side(
+            *(b - a for a, b in zip(begin, end, strict=True)), Counter(map(_answer, filter(None, said)))
+        )
+    assert sides[name].rounds == count
+    assert all(side.rounds > 0 for side in sides.values()), f"a loop stood still: {sides}"
+    return sides
+
+
+def _answer(line: str) -> str:
+    """The system's words in a complaint of a program: what follows the last colon."""
+    return re.sub(r"^.*: ", "", line)
