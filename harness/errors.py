@@ -93,6 +93,10 @@ class MeasurementError(HarnessError):
     """
 
 
+class DirtyGuest(HarnessError):
+    """A test left something behind in the guest, leaked memory, or made its kernel complain."""
+
+
 class GuestError(HarnessError):
     """The guest kernel died or was lost.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+from harness.checkup import Checkup, describe
+from harness.errors import CommandError, DirtyGuest, GuestError
 from harness.guest import Guest
 from harness.kbuild import Build
 from harness.machine import INIT, READY, Disk
@@ -39,16 +42,31 @@ class Shape:
         return self.flavour if self.cpus == 1 else f"{self.flavour}-{self.cpus}cpus"
 
 
-class Guests:
-    """Boots guests, and keeps the one that is shared. A context manager, whose end ends that one."""
+Leaked = Callable[[str, str], None]
+"""Told of a test that leaked memory, and what; perhaps long after it ended."""
 
-    def __init__(self, testbed: Testbed, recorder: Recorder, progress: Progress) -> None:
+
+class _Checked(NamedTuple):
+    guest: Guest
+    checkup: Checkup
+
+
+class Guests:
+    """Boots guests, and keeps the one that is shared. A context manager, whose end ends that one.
+
+    leaked: told of leaks that are found when the test which caused them is over. Where the test is not known,
+    its name is empty.
+    """
+
+    def __init__(self, testbed: Testbed, recorder: Recorder, progress: Progress, leaked: Leaked) -> None:
         self.testbed = testbed
         self._recorder = recorder
         self._progress = progress
+        self._leaked = leaked
         self._count = 0
         self._shape: Shape | None = None
-        self._guest: Guest | None = None
+        self._group = ""
+        self._shared: _Checked | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Guests:
@@ -61,17 +79,61 @@ class Guests:
         """The kernel with the series; made, and recorded, when it is first asked for."""
         return self.testbed.flavour(shape.flavour, self._progress, self._built, dict(shape.config))
 
-    def shared(self, shape: Shape) -> Guest:
-        """The shared guest, booted unless there is one of this shape. Raises as `boot` does."""
-        if self._guest is None or self._shape != shape:
+    def shared(self, shape: Shape, group: str) -> Guest:
+        """The shared guest, booted unless there is one of this shape. Raises as `boot` does.
+
+        group: of tests; when it is another than the last time, leaks of the former are looked for.
+        """
+        if self._shared is None or self._shape != shape:
             self.discard()
-            self._guest, self._shape = self._stack.enter_context(self.boot(shape)), shape
-        return self._guest
+            self._shared, self._shape = self._stack.enter_context(self._checked(shape)), shape
+        elif group != self._group:
+            self._look_for_leaks(self._shared, last=False)
+        self._group = group
+        return self._shared.guest
+
+    def check(self, test: str) -> None:
+        """Look at the shared guest after a test. Raises DirtyGuest: it is thrown away then. GuestError: it died."""
+        if self._shared is None:
+            return
+        try:
+            self._shared.checkup.after(test)
+        except (DirtyGuest, GuestError):
+            self.discard()
+            raise
 
     def discard(self) -> None:
-        """End the shared guest: the next who asks gets a new one."""
-        self._guest = self._shape = None
-        self._stack.close()
+        """End the shared guest, once leaks were looked for: the next who asks gets a new one."""
+        shared, self._shared, self._shape = self._shared, None, None
+        with self._stack:
+            if shared is not None:
+                self._look_for_leaks(shared, last=True)
+
+    @contextlib.contextmanager
+    def own(self, shape: Shape, test: str) -> Iterator[Guest]:
+        """A guest for one test, checked when the context ends. Raises as `boot` and `check` do."""
+        with self._checked(shape) as mine:
+            yield mine.guest
+            if mine.guest.machine.console.death is None:
+                mine.checkup.after(test)
+                self._look_for_leaks(mine, last=True)
+
+    @contextlib.contextmanager
+    def _checked(self, shape: Shape) -> Iterator[_Checked]:
+        with self.boot(shape) as guest:
+            yield _Checked(guest, Checkup(guest))
+
+    def _look_for_leaks(self, checked: _Checked, *, last: bool) -> None:
+        if checked.guest.machine.console.death is not None:
+            return
+        try:
+            found = checked.checkup.leaks(last=last)
+        except (GuestError, CommandError) as e:
+            # Whoever comes next has no part in it.
+            self._leaked(checked.checkup.last_test, f"while leaks were looked for: {e}")
+            return
+        for test, leaks in found.items():
+            self._leaked(test, describe(leaks))
 
     @contextlib.contextmanager
     def boot(self, shape: Shape) -> Iterator[Guest]:

@@ -47,6 +47,16 @@ _SIGNS: tuple[tuple[Sign, re.Pattern[str]], ...] = tuple(
         (Sign.HANG, r"(?:watchdog: )?BUG: .*(?:soft|hard) (?:lockup|LOCKUP)"),
         (Sign.HANG, r"INFO: task .* blocked for more than \d+ seconds"),
         (Sign.HANG, r"INFO: rcu\S* (?:detected|self-detected)"),
+        (Sign.HANG, r"BUG: spinlock (?:lockup|recursion|cpu recursion)"),
+        # The kernel goes on after these; a test that caused one has failed.
+        (
+            Sign.SPLAT,
+            r"BUG: (?:sleeping function|scheduling while atomic|Bad page|spinlock|workqueue leaked)",
+        ),
+        (Sign.SPLAT, r"BUG: (?:MAX_[A-Z_]+ too low|key \S+ not in \.data)"),
+        (Sign.SPLAT, r"BUG \S+: "),  # SLUB: red zones, poison
+        (Sign.SPLAT, r"(?:slab error in |Slab corruption|ODEBUG: Out of memory)"),
+        (Sign.SPLAT, r"kmemleak: .*(?:Cannot |disabled|exceeded|Found object by alias)"),
         (Sign.OOPS, r"BUG: "),
         (Sign.OOPS, r"kernel BUG at "),
         (Sign.OOPS, r"Oops: "),
@@ -55,8 +65,8 @@ _SIGNS: tuple[tuple[Sign, re.Pattern[str]], ...] = tuple(
         (Sign.OOPS, r"PANIC: double fault"),
         (Sign.OOPS, r"Unable to handle kernel "),
         (Sign.WARNING, r"WARNING: "),
-        (Sign.SPLAT, r"(?:\[ )?INFO: (?:possible|inconsistent|suspicious|trying to register)"),
-        (Sign.SPLAT, r"=\[ BUG: |\[ BUG: "),
+        (Sign.SPLAT, r"(?:\[ )?INFO: (?:possible|inconsistent|suspicious|trying to register|\S+-safe)"),
+        (Sign.SPLAT, r"=*\[ BUG: "),
         (Sign.OOM, r"Out of memory: "),
         (Sign.OOM, r"\S+ invoked oom-killer"),
         (Sign.OOM, r".*: page allocation failure"),

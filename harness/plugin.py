@@ -80,12 +80,19 @@ def campaign(testbed: Testbed, pytestconfig: pytest.Config) -> Campaign:
 
 
 @pytest.fixture(scope="session")
-def guests(testbed: Testbed, harness_session: Session) -> Iterator[Guests]:
+def guests(testbed: Testbed, harness_session: Session, request: pytest.FixtureRequest) -> Iterator[Guests]:
     """Who boots the guests, and keeps the shared one."""
     from harness import progress
     from harness.guests import Guests
 
-    with Guests(testbed, harness_session.recorder, progress.default()) as made:
+    items = {item.nodeid: item for item in request.session.items}
+
+    def leaked(nodeid: str, what: str) -> None:
+        # Of the time before the first test: the last one that ran speaks for the kernel itself.
+        item = items[nodeid] if nodeid else request.session.items[-1]
+        item.ihook.pytest_runtest_logreport(report=_late(item, what))
+
+    with Guests(testbed, harness_session.recorder, progress.default(), leaked) as made:
         yield made
 
 
@@ -96,18 +103,14 @@ def flavour(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def guest(guests: Guests, flavour: str, request: pytest.FixtureRequest) -> Guest:
+def guest(guests: Guests, flavour: str, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """The guest that tests share: on the real clock, with one throttled disk, /dev/vda, of 64 MiB and 1000 IOPS.
 
-    The marker `machine` says what it is made of where that is not enough.
+    The marker `machine` says what it is made of where that is not enough. After the test it must be as before:
+    what is left behind, or the kernel's complaints, are an error of the test, and the next one gets a new guest.
     """
-    return guests.shared(_shape(request.node, flavour))
-
-
-@pytest.fixture
-def fresh_guest(boot_guest: Callable[..., Guest]) -> Guest:
-    """A guest of one's own, for tests that leave it broken; otherwise as `guest`."""
-    return boot_guest()
+    yield guests.shared(_shape(request.node, flavour), str(request.path))
+    guests.check(request.node.nodeid)
 
 
 @pytest.fixture
@@ -116,15 +119,22 @@ def boot_guest(
 ) -> Iterator[Callable[..., Guest]]:
     """``boot_guest(flavour=, cpus=, memory_mb=, append=, disks=)``: another guest of one's own, up to the test's end.
 
-    What is not said is as `guest` has it.
+    What is not said is as `guest` has it, and so is the check at the end.
     """
     with contextlib.ExitStack() as stack:
 
         def boot(**changes: Any) -> Guest:
             shape = dataclasses.replace(_shape(request.node, flavour), **changes)
-            return stack.enter_context(guests.boot(shape))
+            return stack.enter_context(guests.own(shape, request.node.nodeid))
 
         yield boot
+
+
+@pytest.fixture
+def fresh_guest(guests: Guests, flavour: str, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest of one's own, for tests that leave it broken: nobody looks at it afterwards. Otherwise as `guest`."""
+    with guests.boot(_shape(request.node, flavour)) as connected:
+        yield connected
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -142,6 +152,19 @@ def _kind(item: pytest.Item) -> tuple[str, str]:
     flavour = callspec.params.get("flavour", _DEFAULT_FLAVOUR) if callspec else _DEFAULT_FLAVOUR
     machine = item.get_closest_marker("machine")
     return ("" if flavour == _DEFAULT_FLAVOUR else flavour, str(machine.kwargs) if machine else "")
+
+
+def _late(item: pytest.Item, what: str) -> pytest.TestReport:
+    """That a test which is over failed after all."""
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords={},
+        outcome="failed",
+        longrepr=what,
+        when="teardown",
+        user_properties=item.user_properties,
+    )
 
 
 def _shape(node: pytest.Item, flavour: str) -> Shape:

@@ -102,8 +102,6 @@ class Testbed:
         """A machine of this kernel; on the virtual clock its disk is the one of the kernel's manifest."""
         accel = self.tcg if clock == "virtual" else self.accel
         words = [self.spec.append, append]
-        if cpus == 1:
-            words.append(self.spec.append_one_cpu)
         if clock == "virtual":
             words.append(self.spec.virtual_disk.append)
         return MachineSpec(
@@ -280,7 +278,7 @@ def validate(store: Store, kernel: str, series: Path | None, progress: Progress)
             kernel=build.bzimage,
             vmlinux=build.vmlinux,
             initrd=image.path,
-            append=f"{spec.append} {spec.append_one_cpu}",
+            append=spec.append,
             memory_mb=MEMORY_MB,
             slowdown=tcg.slowdown,
         )

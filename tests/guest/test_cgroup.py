@@ -8,7 +8,7 @@ from harness import dm
 from harness.cgroup import Hierarchy, Setting
 from harness.errors import CommandError
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 
 def test_groups_come_and_go(guest):

@@ -7,7 +7,7 @@ import pytest
 from harness import dm
 from harness.errors import CommandError
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 DISK = "/dev/vda"
 
