@@ -38,7 +38,7 @@ def test_first_sign_tells_what_it_is(report, sign):
 @pytest.mark.parametrize(
     ("line", "sign"),
     [
-        ("harness: half a line[   12.345678] BUG: scheduling while atomic: fio/77/0x00000002", Sign.OOPS),
+        ("harness: half a line[   12.345678] BUG: scheduling while atomic: fio/77/0x00000002", Sign.SPLAT),
         ("[    1.000000] WARNING: at fs/buffer.c:1186 mark_buffer_dirty+0x74/0xa0()", Sign.WARNING),
         ("[    1.000000] [ INFO: possible circular locking dependency detected ]", Sign.SPLAT),
         ("[    1.000000] INFO: task dd:46 blocked for more than 120 seconds.", Sign.HANG),
