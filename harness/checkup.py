@@ -147,4 +147,5 @@ def describe(leaks: list[Leak]) -> str:
     """For a report: the objects as the kernel shows them, the first five in full."""
     shown = "".join(leak.text for leak in leaks[:5])
     more = f"and {len(leaks) - 5} more\n" if len(leaks) > 5 else ""
-    return f"kmemleak: {len(leaks)} objects leaked\n{shown}{more}"
+    count = "an object" if len(leaks) == 1 else f"{len(leaks)} objects"
+    return f"kmemleak: {count} leaked\n{shown}{more}"

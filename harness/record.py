@@ -269,7 +269,9 @@ def exit_code(run: Run) -> int:
     failed_test |= any(not m.killed for m in run.mutants)
     if error is not None or failed_test or any(s.verdict is Verdict.FAIL for s in run.scenarios):
         return EXIT_FAILED
-    if any(s.verdict is not Verdict.PASS for s in run.scenarios) or not (run.scenarios or run.tests or run.mutants):
+    if any(s.verdict is not Verdict.PASS for s in run.scenarios) or not (
+        run.scenarios or run.tests or run.mutants
+    ):
         return EXIT_INCONCLUSIVE
     return EXIT_PASSED
 

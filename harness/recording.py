@@ -128,7 +128,9 @@ class SessionPlugin:
                 message=_message(report),
             )
             # One that passed may turn out, by what it left behind, not to have.
-            run.tests = [t for t in run.tests if (t.nodeid, t.outcome) != (entry.nodeid, "passed")] + [entry]
+            passed = [t for t in run.tests if t.nodeid == entry.nodeid and t.outcome == "passed"]
+            entry.seconds += sum(t.seconds for t in passed)
+            run.tests = [t for t in run.tests if t not in passed] + [entry]
 
     def _judged(self, report: pytest.TestReport) -> ScenarioRecord | None:
         """The record of the scenario that the test is about, once it is decided."""

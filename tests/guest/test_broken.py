@@ -16,7 +16,7 @@ from harness.shares import Verdict
 pytestmark = pytest.mark.guest
 
 
-def _harness_test(testbed, runs, series, *selection):
+def _harness_test(testbed, runs, series, *selection, tests="tests/guest/test_scenarios.py"):
     command = [
         sys.executable,
         "-m",
@@ -28,7 +28,7 @@ def _harness_test(testbed, runs, series, *selection):
         str(series),
     ]
     done = subprocess.run(
-        [*command, "tests/guest/test_scenarios.py", *selection],
+        [*command, tests, *selection],
         cwd=project.ROOT,
         env={**os.environ, "HARNESS_RUNS": str(runs)},
         stdin=subprocess.DEVNULL,
@@ -62,6 +62,23 @@ def test_panic_in_the_middle(testbed, tmp_path):
     assert re.search(r"weight_restart.*dm-ioband-policy\.c:\d+", death.trace), death.trace
     report = (folder / "report.html").read_text()
     assert "dm-ioband-policy.c" in report and "no more epochs" in report
+
+
+def test_leak_is_charged_to_the_test_that_caused_it(testbed, tmp_path):
+    """Every errno is right, and all tests pass; kmemleak tells, when the guest ends, whose memory is gone."""
+    leaks = project.ROOT / "tests/broken/leaks"
+    done, folder = _harness_test(
+        testbed, tmp_path, leaks, "--flavour", "debug", tests="tests/guest/test_cgroup.py"
+    )
+    assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
+    tests = {t.nodeid.rpartition("::")[2]: t for t in record.load(folder).tests}
+    assert {name: t.outcome for name, t in tests.items()} == {
+        "test_groups_come_and_go[debug]": "passed",
+        "test_blkio[debug]": "error",
+    }
+    message = tests["test_blkio[debug]"].message
+    assert message.startswith("kmemleak: an object leaked") and "ioband_attach" in message
+    assert "kmemleak: an object leaked" in (folder / "report.html").read_text()
 
 
 def test_series_that_does_not_apply(testbed, tmp_path):
