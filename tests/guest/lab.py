@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -124,58 +124,81 @@ class Submitters:
         self._pool.shutdown()
         self.guest.run(["rm", "-rf", *self._folders])
 
-    def start(self, device: str, count: int, *, uid: int = 0, write: bool = False, first: int = 0) -> list[int]:
-        """Start ``count`` processes of a user, each with a direct I/O of one block, from block ``first`` on; their ids.
+    def start(self, device: str, count: int, *, uid: int = 0, write: bool = False) -> list[int]:
+        """``count`` processes of a user, each with a direct I/O of one block of its own; as `run`."""
+        self.guest.run(["chmod", "666", device])
+        if write:
+            job = f"dd if=/dev/zero of={device} seek={{}} oflag=direct conv=notrunc bs={BLOCK} count=1"
+        else:
+            job = f"dd if={device} of=/dev/null skip={{}} iflag=direct bs={BLOCK} count=1"
+        return self.run([f"chpst -u {uid}:{uid} {job.format(i)}" for i in range(count)])
 
-        Returns once each of them waits in the kernel or has ended.
+    def run(self, jobs: Sequence[str]) -> list[int]:
+        """Start a process for each command; their ids, once each of them waits in the kernel or has ended.
+
+        They end with exit code 0, or `wait` raises CommandError.
         """
         folder = self.guest.run(["mktemp", "-d"]).stdout.strip()
         self._folders.append(folder)
-        if write:
-            job = f"dd if=/dev/zero of={device} seek=$i oflag=direct conv=notrunc"
-        else:
-            job = f"dd if={device} of=/dev/null skip=$i iflag=direct"
+        started = "".join(f"{job} 2>> {folder}/said &\necho $! >> {folder}/started\n" for job in jobs)
         script = (
-            f"for i in $(seq {first} {first + count - 1}); do\n"
-            f"chpst -u {uid}:{uid} {job} bs={BLOCK} count=1 2> {folder}/$i &\n"
-            f"echo $! >> {folder}/pids.new\ndone\nmv {folder}/pids.new {folder}/pids\nwait\n"
+            f"{started}mv {folder}/started {folder}/pids\n"
+            f"code=0; for p in $(cat {folder}/pids); do wait $p || code=$?; done\n"
+            f"[ $code = 0 ] || cat {folder}/said >&2; exit $code"
         )
-        self.guest.run(["chmod", "666", device])
         self._futures.append(self._pool.submit(self.guest.run, script, timeout=300))
-        until(self.guest, f"test -e {folder}/pids", "")
+        until(
+            self.guest,
+            lambda: self.guest.run(["test", "-e", f"{folder}/pids"], check=False).exit_code == 0,
+            "the processes have started",
+        )
         pids = [int(p) for p in self.guest.run(["cat", f"{folder}/pids"]).stdout.split()]
         self.settled(pids)
         return pids
 
-    def settled(self, pids: Sequence[int]) -> dict[int, str]:
-        """Wait until each process sleeps in the kernel or has ended; where each sleeps, "" if it has ended."""
-        names = " ".join(map(str, pids))
+    def where(self, pids: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Each process's state (R, S, D, Z, or X once it is gone) and the kernel's function that it sleeps in."""
         script = (
-            f"for p in {names}; do s=$(cut -d' ' -f3 /proc/$p/stat 2>/dev/null); w=$(cat /proc/$p/wchan 2>/dev/null)\n"
-            "echo $p ${s:-X} $w; done"
+            f"for p in {' '.join(map(str, pids))}; do s=$(cut -d' ' -f3 /proc/$p/stat 2>/dev/null)\n"
+            "echo $p ${s:-X} $(cat /proc/$p/wchan 2>/dev/null); done"
         )
-        deadline = time.monotonic() + 60 * self.guest.machine.slowdown
-        while True:
-            told = [line.split() for line in self.guest.run(script).stdout.splitlines()]
-            if all(state in "DXZ" for _, state, *_ in told):
-                return {int(pid): where[0] if state == "D" and where else "" for pid, state, *where in told}
-            assert time.monotonic() < deadline, f"some process neither waits for its I/O nor ends: {told}"
-            time.sleep(0.05)
+        told = [line.split() for line in self.guest.run(script).stdout.splitlines()]
+        return {int(pid): (state, function[0] if function else "") for pid, state, *function in told}
+
+    def settled(self, pids: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """`where`, once each process waits for I/O in the kernel or has ended."""
+        told: dict[int, tuple[str, str]] = {}
+
+        def asleep() -> bool:
+            told.update(self.where(pids))
+            return all(state in "DXZ" for state, _ in told.values())
+
+        until(self.guest, asleep, "each process waits for its I/O or has ended")
+        return told
 
     def made_to_wait(self, pids: Sequence[int]) -> int:
-        """How many sleep in the target because their group may not park more bios."""
-        return sum(where.startswith("ioband_") for where in self.settled(pids).values())
+        """How many sleep in the target because no more bios may be parked, once all are settled."""
+        return held_up(self.settled(pids))
+
+    def background(self, *argv: str) -> None:
+        """Run a command that waits for something, beside the test."""
+        self._futures.append(self._pool.submit(self.guest.run, argv, timeout=300))
 
     def wait(self) -> None:
-        """Until all have ended."""
-        for future in self._futures:
+        """Until all have ended. Raises CommandError for one that failed."""
+        futures, self._futures = self._futures, []
+        for future in futures:
             future.result()
-        self._futures.clear()
 
 
-def until(guest: Guest, command: str, what: str) -> None:
-    """Wait until a command of the guest's shell succeeds."""
+def held_up(told: Mapping[int, tuple[str, str]]) -> int:
+    """How many processes sleep in the target."""
+    return sum(state == "D" and function.startswith("ioband_") for state, function in told.values())
+
+
+def until(guest: Guest, told: Callable[[], bool], what: str) -> None:
+    """Wait until a function of the test says so."""
     deadline = time.monotonic() + 60 * guest.machine.slowdown
-    while guest.run(command, check=False).exit_code != 0:
-        assert time.monotonic() < deadline, f"never came true: {what or command}"
+    while not told():
+        assert time.monotonic() < deadline, f"never came true: {what}"
         time.sleep(0.02)
