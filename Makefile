@@ -13,7 +13,7 @@ help:
 	@echo 'make unit       unit tests only: no QEMU, seconds'
 	@echo 'make mutants    put mistakes into the series, one at a time: does the guest suite notice each?'
 	@echo 'make soak       the guest suite 20 times in a row (ROUNDS=20)'
-	@echo 'make bench      how fast the harness is, and how steady what it measures'
+	@echo 'make bench      what the driver costs an I/O; how fast the harness is, and how steady what it measures'
 	@echo 'make lint       ruff and strict mypy'
 	@echo 'make doctor     what this machine has and lacks'
 	@echo 'make clean      remove runs/ and .venv/ (the cache stays: harness cache --help)'

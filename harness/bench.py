@@ -1,6 +1,7 @@
-"""``harness bench``: how fast the harness is, and how steady what it measures, on this machine and now.
+"""``harness bench``: what the driver under test costs, how fast the harness is, and how steady what it measures.
 
-Hosts are shared and noisy: every figure is a median or a ratio of one run, and says how often it was taken.
+Hosts are shared and noisy: every figure of the harness is a median or a ratio of one run, and says how often it was
+taken. The driver's are exact.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness import host, progress, project, testbed
+from harness import drivercost, host, progress, project, session, testbed
+from harness import report as reports
 from harness import scenario as scenarios
 from harness.campaign import Campaign
-from harness.errors import EXIT_FAILED, EXIT_PASSED, HarnessError, MeasurementError
+from harness.errors import HarnessError, MeasurementError
+from harness.figure import Figure
 from harness.machine import INIT
 from harness.record import MachineRecord, Recorder
 from harness.scenario import Scenario
@@ -31,40 +33,32 @@ REPETITIONS = 10
 VIRTUAL, REAL = "cgroup-80-20", "cgroup-80-20-real"
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure. goal: what it should stay below, in its unit; None: no goal."""
-
-    what: str
-    value: float
-    unit: str
-    goal: float | None
-    how: str
-
-    @property
-    def met(self) -> bool:
-        """Whether it is within its goal."""
-        return self.goal is None or self.value <= self.goal
-
-
-def run(kernel: str, series: Path | None) -> int:
+def run(kernel: str, series: Path | None, *, driver_only: bool = False) -> int:
     """Measure and print; 0 when every goal is met, else 1. The record of all machines is in the run's folder."""
     shown = progress.default()
     bed = testbed.prepare(Store.default(), kernel, series, shown)
     recorder = Recorder.start(project.new_run_folder(), ["harness", *sys.argv[1:]])
-    figures: list[Figure] = []
+    session.describe(recorder, bed)
+    parts = (
+        (drivercost.measure,)
+        if driver_only
+        else (drivercost.measure, _boots, _suite, _virtual_spread, _real_spread)
+    )
     try:
-        for measure in (_boots, _suite, _virtual_spread, _real_spread):
+        for measure in parts:
             with shown.task(measure.__doc__ or measure.__name__):
-                figures += measure(bed, recorder)
+                figures = measure(bed, recorder)
+            with recorder.change() as record:
+                record.figures += figures
     except HarnessError as e:
         recorder.stopped(e)
         raise
     finally:
-        recorder.finish()
-    _print(figures)
-    print(f"record: {recorder.folder / 'run.json'}")
-    return EXIT_PASSED if all(f.met for f in figures) else EXIT_FAILED
+        code = recorder.finish()
+        written = reports.write_all(recorder.folder)
+    _print(recorder.run.figures)
+    print(f"report: {written.html}")
+    return code
 
 
 def _boots(bed: Testbed, recorder: Recorder) -> list[Figure]:
@@ -82,10 +76,10 @@ def _boots(bed: Testbed, recorder: Recorder) -> list[Figure]:
     gap = statistics.median(s - i for s, i in zip(ssh, init, strict=True))
     how = f"median of {BOOTS} boots"
     return [
-        Figure("QEMU start to /init", statistics.median(init), "s", None, how),
-        Figure("QEMU start to first SSH answer", statistics.median(ssh), "s", None, how),
-        Figure("first SSH answer after /init", gap, "s", 0.6, how),
-        Figure(
+        _figure("QEMU start to /init", statistics.median(init), "s", None, how),
+        _figure("QEMU start to first SSH answer", statistics.median(ssh), "s", None, how),
+        _figure("first SSH answer after /init", gap, "s", 0.6, how),
+        _figure(
             "SSH command round trip", 1000 * statistics.median(trips), "ms", 20, f"median of {ROUND_TRIPS}"
         ),
     ]
@@ -108,8 +102,8 @@ def _suite(bed: Testbed, recorder: Recorder) -> list[Figure]:
     ]
     how = f"{len(wanted)} scenarios, {len(machines)} machines"
     return [
-        Figure("harness time over boot and fio time", 100 * (wall - useful) / useful, "%", 10, how),
-        Figure("wall over guest time, virtual clock", statistics.median(ratios), "", 0.5, f"median, {how}"),
+        _figure("harness time over boot and fio time", 100 * (wall - useful) / useful, "%", 10, how),
+        _figure("wall over guest time, virtual clock", statistics.median(ratios), "", 0.5, f"median, {how}"),
     ]
 
 
@@ -124,7 +118,7 @@ def _virtual_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
         ):
             prints.append(campaign.counters(scenario).fingerprint)
     return [
-        Figure(
+        _figure(
             "different outcomes of one seed",
             len(set(prints)) - 1,
             "",
@@ -146,7 +140,13 @@ def _real_spread(bed: Testbed, recorder: Recorder) -> list[Figure]:
             done = {g.name: outcome.ios(g.name)[last] - outcome.ios(g.name)[first] for g in scenario.group}
             values.append(100 * done[group] / sum(done.values()))
     how = f"range of the share of {group} in {scenario.name}, {REPETITIONS} seeds, sd {statistics.stdev(values):.2f}"
-    return [Figure("spread of shares, real clock", max(values) - min(values), "points", 1.0, how)]
+    return [_figure("spread of shares, real clock", max(values) - min(values), "points", 1.0, how)]
+
+
+def _figure(what: str, value: float, unit: str, goal: float | None, how: str) -> Figure:
+    return Figure(
+        about="Speed and steadiness of the harness", what=what, value=value, unit=unit, goal=goal, how=how
+    )
 
 
 def _named(name: str) -> Scenario:
@@ -189,9 +189,11 @@ def _print(figures: list[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("figure", "measured", "goal", "", "how", box=None, pad_edge=False)
-    for f in figures:
-        goal = "" if f.goal is None else f"{f.goal:g} {f.unit}".strip()
-        mark = "" if f.goal is None else "ok" if f.met else "MISSED"
-        table.add_row(f.what, f"{f.value:.3g} {f.unit}".strip(), goal, mark, f.how)
-    Console().print(table)
+    for about in dict.fromkeys(f.about for f in figures):
+        table = Table(about, "measured", "goal", "", "how", box=None, pad_edge=False)
+        for f in figures:
+            if f.about == about:
+                mark = "" if f.goal is None else "ok" if f.met else "MISSED"
+                table.add_row(f.what, f.measured, f.wanted, mark, f.how)
+        Console().print(table)
+        Console().print()

@@ -234,11 +234,15 @@ def report(
 
 
 @app.command()
-def bench(kernel: KernelOption = DEFAULT_KERNEL, series: SeriesOption = None) -> None:
-    """Measure the harness itself: boot to SSH, round trip, overhead, clocks, spread of shares."""
+def bench(
+    kernel: KernelOption = DEFAULT_KERNEL,
+    series: SeriesOption = None,
+    driver: Annotated[bool, typer.Option("--driver", help="Only what the driver costs an I/O.")] = False,
+) -> None:
+    """Measure the driver (cost of an I/O) and the harness: boot to SSH, overhead, clocks, spread of shares."""
     from harness import bench as benchmark
 
-    raise typer.Exit(benchmark.run(kernel, series))
+    raise typer.Exit(benchmark.run(kernel, series, driver_only=driver))
 
 
 @cache_app.command("list")

@@ -32,6 +32,7 @@ from harness.errors import (
     HarnessError,
     UserError,
 )
+from harness.figure import Figure
 from harness.mutant import MutantRecord
 from harness.shares import Conservation, Sample, Saturation, ShareVerdict, Verdict
 
@@ -242,6 +243,7 @@ class Run(_Strict):
     tests: list[TestRecord] = []
     conformance: list[ConformanceRecord] = []
     mutants: list[MutantRecord] = []
+    figures: list[Figure] = []
     deaths: list[DeathRecord] = []
     skipped: list[SkipRecord] = []
     error: ErrorRecord | None = None
@@ -253,8 +255,8 @@ def exit_code(run: Run) -> int:
     130  interrupted, or never finished (killed)
       5  a guest kernel died: whatever else went wrong may be because of it
     2/3  an error ended the run early; what was not reached is not known
-      1  a scenario or a test failed, a mutant was not killed, or the error above was one of a check (e.g.
-         counters that disagree)
+      1  a scenario or a test failed, a mutant was not killed, a figure missed its goal, or the error above was
+         one of a check (e.g. counters that disagree)
       4  a scenario is inconclusive or was not decided, or nothing at all was judged
       0  everything passed
     """
@@ -266,7 +268,7 @@ def exit_code(run: Run) -> int:
     if error in (EXIT_USER, EXIT_ENVIRONMENT):
         return error
     failed_test = any(t.outcome in ("failed", "error") for t in run.tests)
-    failed_test |= any(not m.killed for m in run.mutants)
+    failed_test |= any(not m.killed for m in run.mutants) or any(not f.met for f in run.figures)
     if error is not None or failed_test or any(s.verdict is Verdict.FAIL for s in run.scenarios):
         return EXIT_FAILED
     if any(s.verdict is not Verdict.PASS for s in run.scenarios) or not (
@@ -274,6 +276,10 @@ def exit_code(run: Run) -> int:
     ):
         return EXIT_INCONCLUSIVE
     return EXIT_PASSED
+
+
+def _anything(run: Run) -> bool:
+    return bool(run.scenarios or run.tests or run.mutants or run.figures)
 
 
 def verdict(run: Run) -> RunVerdict:

@@ -79,6 +79,11 @@ def _template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
+def render(name: str, **values: object) -> str:
+    """A shell script of templates/ with these values, which must be harmless in a shell."""
+    return _template(name).render(**values)
+
+
 def compile_scenario(
     scenario: Scenario, role: Role, seed: int, disk: str, weights: tuple[int, ...] = ()
 ) -> dict[str, bytes]:

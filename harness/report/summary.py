@@ -138,6 +138,9 @@ def _pass_text(run: Run) -> str:
         parts.append(text)
     if run.mutants:
         parts.append(f"All {count(len(run.mutants), 'mutant')} were killed")
+    goals = [f for f in run.figures if f.goal is not None]
+    if goals:
+        parts.append(f"All {count(len(goals), 'goal')} are met")
     passed = sum(t.outcome == "passed" for t in run.tests)
     if passed:
         parts.append(f"{count(passed, 'test')} passed")
@@ -159,6 +162,10 @@ def _fail_text(run: Run) -> str:
     alive = [f"{m.name} ({m.outcome})" for m in run.mutants if not m.killed]
     if alive:
         parts.append(f"{len(alive)} of {count(len(run.mutants), 'mutant')} not killed: {_names(alive)}")
+    missed = [f"{f.what} ({f.measured}, {f.wanted})" for f in run.figures if not f.met]
+    if missed:
+        goals = sum(f.goal is not None for f in run.figures)
+        parts.append(f"{len(missed)} of {count(goals, 'goal')} missed: {_names(missed)}")
     if run.error:
         parts.append(run.error.message)
     return "; ".join(parts) + "."
