@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 import time
 from dataclasses import dataclass
 
@@ -91,8 +92,10 @@ class Checkup:
         Raises GuestError: the guest died.
         """
         console = self.guest.machine.console
-        marker = f"harness: after {test}"
-        # All that the kernel printed before has been read once this line has.
+        # All that the kernel printed before has been read once this line has. A test's name may hold anything.
+        marker = f"harness: end {len(self._tests) + 1} of " + re.sub(
+            r"[^\w:./\[\]-]", "_", test, flags=re.ASCII
+        )
         state = parse_state(self.guest.run(f"{_LOOK}; echo '{marker}' > /dev/console").stdout)
         console.wait(marker, _LINE_SECONDS * self.guest.machine.slowdown)
         self._tests.append(test)

@@ -99,8 +99,8 @@ def test_a_complaint_is_that_test_s_alone(guest, looked) -> None:
     ]
     with pytest.raises(DirtyGuest, match="possible recursive locking"):
         looked.after("the one")
-    looked.after("the next")
-    assert console.wait.call_args.args[0] == "harness: after the next"
+    looked.after("it's the next[é]")
+    assert console.wait.call_args.args[0] == "harness: end 3 of it_s_the_next[_]"
 
 
 def test_leaks_belong_to_the_test_in_whose_time_they_were_allocated(guest, looked) -> None:
