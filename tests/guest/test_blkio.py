@@ -1,0 +1,214 @@
+"""blkio-cgroup's own interface: the subsystem, its mounts, its ids, and what is left of it when it is switched off."""
+
+from __future__ import annotations
+
+import pytest
+from lab import refused
+
+from harness.cgroup import Hierarchy
+from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
+
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
+
+DISK = "/dev/vda"
+OFF = pytest.mark.machine(append="cgroup_disable=blkio")
+OFF_WITH_MEMORY = pytest.mark.machine(append="cgroup_disable=memory,blkio")
+
+
+def subsystems(guest):
+    """/proc/cgroups: name -> (hierarchy, number of groups, enabled)."""
+    lines = guest.run(["cat", "/proc/cgroups"]).stdout.splitlines()
+    assert lines[0] == "#subsys_name\thierarchy\tnum_cgroups\tenabled"
+    return {name: tuple(map(int, numbers)) for name, *numbers in (line.split("\t") for line in lines[1:])}
+
+
+@pytest.mark.contract("blkio-01")
+def test_the_kernel_lists_the_subsystem(guest, seen):
+    assert subsystems(guest)["blkio"] == (0, 1, 1)
+    with Hierarchy(guest, "blkio") as hierarchy:
+        hierarchy.create("a")
+        number, groups, enabled = subsystems(guest)["blkio"]
+        assert number > 0
+        assert (groups, enabled) == (2, 1)
+    assert subsystems(guest)["blkio"] == (0, 1, 1)
+    seen("/proc/cgroups: blkio, 1 group, enabled; 2 groups with a child")
+
+
+@pytest.mark.contract("blkio-02")
+def test_the_files_are_in_every_directory(guest, seen):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        for group in (hierarchy.root, hierarchy.create("a"), hierarchy.create("a/b")):
+            listed = guest.run(["sh", "-c", 'cd "$0" && stat -c "%a %n" blkio.*', group.path]).stdout
+            assert listed == "644 blkio.devices\n444 blkio.id\n644 blkio.settings\n"
+    seen(", ".join(listed.splitlines()))
+
+
+@pytest.mark.contract("blkio-03")
+def test_id_is_read_only(guest, seen):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        with refused("EINVAL"):
+            hierarchy.root.write("blkio.id", "5")
+        assert hierarchy.root.read("blkio.id") == "1\n"
+    seen("root's write of 5: EINVAL, and it reads 1")
+
+
+@pytest.mark.contract("blkio-04", "chk-18")
+def test_ids_begin_at_one(guest, seen):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        groups = [hierarchy.root, *(hierarchy.create(name) for name in ("a", "b", "a/c", "a/c/d"))]
+        texts = [group.read("blkio.id") for group in groups]
+    assert texts == ["1\n", "2\n", "3\n", "4\n", "5\n"]
+    seen("top 1, then 2, 3, 4, 5 in the order of mkdir, whatever the depth")
+
+
+@pytest.mark.contract("blkio-04")
+def test_ids_are_unique(guest, seen):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        guest.run(f"cd {hierarchy.path} && for i in $(seq 300); do mkdir g$i || exit; done")
+        ids = guest.run(f"cd {hierarchy.path} && cat blkio.id g*/blkio.id").stdout.split()
+        guest.run(f"cd {hierarchy.path} && rmdir g*")
+    assert sorted(map(int, ids)) == list(range(1, 302))
+    seen("300 groups: ids 2 to 301, each once")
+
+
+@pytest.mark.contract("blkio-05")
+def test_an_id_is_given_again(guest, seen):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        first, second, third = (hierarchy.create(name) for name in "abc")
+        assert [g.id for g in (first, second, third)] == [2, 3, 4]
+        second.remove()
+        assert hierarchy.create("d").id == 3, "the lowest that is free"
+        assert hierarchy.create("e").id == 5
+        assert [g.id for g in (first, third)] == [2, 4]
+    seen("after rmdir of 3 the next group is 3, the one after it 5")
+
+
+@pytest.mark.contract("blkio-05")
+def test_ids_of_a_new_hierarchy(guest, seen):
+    for _ in range(2):
+        with Hierarchy(guest, "blkio") as hierarchy:
+            assert hierarchy.root.id == 1
+            assert hierarchy.create("a").id == 2
+    seen("mounted again: top 1, child 2")
+
+
+@pytest.mark.contract("blkio-06")
+def test_mounted_together_with_memory(guest, seen):
+    with Hierarchy(guest, "blkio", "memory") as hierarchy:
+        group = hierarchy.create("a")
+        assert group.id == 2
+        group.write("memory.limit_in_bytes", "8M")
+        assert group.read("memory.limit_in_bytes") == f"{8 << 20}\n"
+        mounts = guest.run(["cat", "/proc/mounts"]).stdout
+        (line,) = (line for line in mounts.splitlines() if line.split()[1] == hierarchy.path)
+        options = line.split()[3].split(",")
+    assert {"blkio", "memory"} <= set(options)
+    seen("blkio.* and memory.* in one directory")
+
+
+@pytest.mark.contract("blkio-07")
+def test_one_hierarchy_only(guest, seen):
+    with Hierarchy(guest, "blkio") as hierarchy, Hierarchy(guest, "memory", path="/memory"):
+        group = hierarchy.create("a")
+        with refused("EBUSY"):
+            Hierarchy(guest, "blkio", "memory", path="/other").mount()
+        with Hierarchy(guest, "blkio", path="/again") as again:
+            assert guest.run(["cat", "/again/a/blkio.id"]).stdout == f"{group.id}\n"
+            assert again.root.id == 1
+    seen("with another subsystem EBUSY; mounted elsewhere: the same groups and ids")
+
+
+@pytest.mark.contract("blkio-08")
+def test_what_is_exported(guest, seen):
+    names = guest.run(["sed", "-n", "s/.* __ksymtab_//p", "/proc/kallsyms"]).stdout.split()
+    wanted = {
+        "get_blkio_cgroup_id",
+        "get_blkio_cgroup_iocontext",
+        "get_cgroup_from_page",
+        "blkio_cgroup_register_ioband",
+    }
+    assert wanted <= set(names)
+    assert {n for n in names if n.startswith("blkio_cgroup_")} == {"blkio_cgroup_register_ioband"}
+    seen("the four functions are in the kernel's symbol table, no other blkio_cgroup_*")
+
+
+@pytest.mark.contract("blkio-09")
+def test_page_cgroup_is_there(guest, seen):
+    said = guest.run(["dmesg"]).stdout
+    assert "of page_cgroup" in said
+    assert "please try 'cgroup_disable=memory,blkio' option if you don't want" in said
+    seen("the boot log tells its size and names cgroup_disable=memory,blkio")
+
+
+def use_without_blkio(guest):
+    """All of the driver but the cgroup files works, and a target of type cgroup has its default group."""
+    line = TableLine(
+        length=sectors(guest, DISK), device=DISK, share="s", type="cgroup", token_base=0, default="100"
+    )
+    with Ioband(guest, "d").create(line) as device:
+        device.message("attach", "5")
+        device.message("reset")
+        write = ["dd", "if=/dev/zero", f"of={device.path}", "bs=4k", "count=32", "conv=notrunc"]
+        guest.run([*write, "oflag=direct"])
+        guest.run(write)
+        guest.run(["sync"])
+        guest.run("echo 3 > /proc/sys/vm/drop_caches")
+        guest.run(["dd", f"if={device.path}", "of=/dev/null", "bs=4k", "count=32"])
+        counted = device.status().groups
+    assert counted[DEFAULT_GROUP].write_sectors == 2 * 32 * 8
+    assert counted[DEFAULT_GROUP].read_sectors >= 32 * 8
+    assert set(counted) == {DEFAULT_GROUP, 5}
+    assert (counted[5].reads, counted[5].writes) == (0, 0)
+
+
+@OFF
+@pytest.mark.contract("blkio-10", "chk-18")
+def test_switched_off_at_boot(guest, seen):
+    assert subsystems(guest)["blkio"][2] == 0
+    assert subsystems(guest)["memory"][2] == 1
+    hierarchy = Hierarchy(guest, "blkio")
+    with refused("EINVAL"):
+        hierarchy.mount()
+    with Hierarchy(guest, "blkio", "memory") as hierarchy:
+        files = guest.run(["ls", hierarchy.path]).stdout
+    assert "memory." in files
+    assert "blkio." not in files
+    use_without_blkio(guest)
+    assert "of page_cgroup" in guest.run(["dmesg"]).stdout, "the memory controller still needs it"
+    seen("enabled 0; mount -o blkio: EINVAL; writes and reads work, all counted in the default group")
+
+
+@OFF
+@pytest.mark.contract("blkio-11")
+def test_the_driver_loads_without_blkio(guest, seen):
+    said = guest.run(["dmesg"]).stdout
+    assert "blkio-cgroup is disabled" in said
+    assert "register failed" not in said
+    seen("target ioband is there; the log says that blkio-cgroup is disabled")
+
+
+@OFF_WITH_MEMORY
+@pytest.mark.contract("blkio-12")
+def test_page_cgroup_is_spared(guest, seen):
+    found = subsystems(guest)
+    assert (found["blkio"][2], found["memory"][2]) == (0, 0)
+    assert "of page_cgroup" not in guest.run(["dmesg"]).stdout
+    use_without_blkio(guest)
+    seen("both disabled: no page_cgroup in the boot log, and I/O works")
+
+
+@pytest.mark.machine(append="cgroup_disable=memory")
+@pytest.mark.contract("blkio-13")
+def test_without_the_memory_controller(guest, seen):
+    assert subsystems(guest)["memory"][2] == 0
+    assert "of page_cgroup" in guest.run(["dmesg"]).stdout
+    line = TableLine(length=sectors(guest, DISK), device=DISK, share="s", type="cgroup")
+    with Hierarchy(guest, "blkio") as hierarchy, Ioband(guest, "d").create(line) as device:
+        group = hierarchy.create("a")
+        group.set("d", 50)
+        write = ["dd", "if=/dev/zero", f"of={device.path}", "bs=4k", "count=32", "conv=notrunc"]
+        guest.run(group.exec_prefix(write))
+        guest.run(["sync"])
+        counted = device.status().groups
+        assert (counted[group.id].write_sectors, counted[DEFAULT_GROUP].write_sectors) == (256, 0)
+    seen("cgroup_disable=memory: a delayed write still belongs to its cgroup")
