@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from harness import dm
-from harness.cgroup import Hierarchy
 
 MODULE = {"config": (("CONFIG_DM_IOBAND", "m"),)}
 pytestmark = [pytest.mark.guest, pytest.mark.machine(**MODULE)]

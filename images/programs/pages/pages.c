@@ -15,7 +15,11 @@
  *	sync FIRST COUNT	msync() with MS_SYNC
  *	lock			keep all memory of the process from being swapped out
  *	store PATH FIRST COUNT	write the pages into a file, at the same place
+ *	direct PATH FIRST COUNT	the same with O_DIRECT
+ *	fetch PATH FIRST COUNT	read the pages from a file with O_DIRECT
+ *	id			answers the process id
  *	fork FOLDER		a child that obeys FOLDER; answers its process id
+ *	reap			wait until a child is gone
  *	thread FOLDER		a thread that obeys FOLDER; answers its thread id
  *	leave			end this thread, but not the process
  *	quit			end the process
@@ -26,12 +30,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE	4096L
@@ -98,16 +102,26 @@ static long sum(const volatile char *from, long count)
 	return total;
 }
 
-static int store(const struct worker *w, const char *path, long first, long count)
+static int transfer(const struct worker *w, const char *verb, const char *path,
+		    long first, long count)
 {
-	int fd = open(path, O_WRONLY);
+	int direct = strcmp(verb, "store") ? O_DIRECT : 0;
+	char *from = w->map + first * PAGE;
+	size_t length = count * PAGE;
 	ssize_t done;
+	int fd;
 
+	fd = open(path, O_RDWR | direct);
 	if (fd < 0)
 		return -1;
-	done = pwrite(fd, w->map + first * PAGE, count * PAGE, first * PAGE);
+	if (!strcmp(verb, "fetch"))
+		done = pread(fd, from, length, first * PAGE);
+	else
+		done = pwrite(fd, from, length, first * PAGE);
 	close(fd);
-	return done == count * PAGE ? 0 : -1;
+	if (done >= 0 && (size_t)done != length)
+		errno = EIO;
+	return done == (ssize_t)length ? 0 : -1;
 }
 
 static void *serve(void *arg);
@@ -145,6 +159,11 @@ static long thread(const struct worker *parent, const char *folder)
 	return new->tid;
 }
 
+static int fits(const struct worker *w, long first, long count)
+{
+	return first >= 0 && count >= 0 && first + count <= w->count;
+}
+
 /* The number to answer with, 0 for none, or -1 with errno set. */
 static long obey(struct worker *w, char *line)
 {
@@ -164,6 +183,10 @@ static long obey(struct worker *w, char *line)
 		return map_file(w, text, MAP_PRIVATE);
 	if (!strcmp(verb, "lock"))
 		return mlockall(MCL_CURRENT | MCL_FUTURE);
+	if (!strcmp(verb, "id"))
+		return getpid();
+	if (!strcmp(verb, "reap"))
+		return waitpid(-1, NULL, 0) < 0 ? -1 : 0;
 	if (!strcmp(verb, "fork"))
 		return forked(w, text);
 	if (!strcmp(verb, "thread"))
@@ -174,10 +197,10 @@ static long obey(struct worker *w, char *line)
 		return -1;
 	if (!strcmp(verb, "unmap"))
 		return munmap(w->map, w->count * PAGE);
-	if (!strcmp(verb, "store") && sscanf(line, "%*s %*s %ld %ld", &first, &count) == 2)
-		return store(w, text, first, count);
-	if (sscanf(line, "%*s %ld %ld %d", &first, &count, &byte) < 2 ||
-	    first < 0 || count < 0 || first + count > w->count)
+	if (sscanf(line, "%*s %*s %ld %ld", &first, &count) == 2 &&
+	    (!strcmp(verb, "store") || !strcmp(verb, "direct") || !strcmp(verb, "fetch")))
+		return fits(w, first, count) ? transfer(w, verb, text, first, count) : -1;
+	if (sscanf(line, "%*s %ld %ld %d", &first, &count, &byte) < 2 || !fits(w, first, count))
 		return -1;
 	if (!strcmp(verb, "read"))
 		return sum(w->map + first * PAGE, count);
@@ -228,7 +251,6 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: pages FOLDER\n");
 		return 2;
 	}
-	signal(SIGCHLD, SIG_IGN);	/* nobody waits for the children */
 	strcpy(w.folder, argv[1]);
 	serve(&w);
 	return 0;
