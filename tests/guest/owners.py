@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import pytest
-
 from harness.cgroup import Cgroup, Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
-from harness.errors import CommandError
 from harness.guest import Guest
 
 DISK = "/dev/vda"
@@ -21,14 +18,6 @@ PAGE = 4096
 SECTORS = PAGE // 512
 
 _count = itertools.count(1)
-
-
-@contextlib.contextmanager
-def refused(errno_name: str) -> Iterator[None]:
-    """What is done inside fails with this errno."""
-    with pytest.raises(CommandError) as caught:
-        yield
-    assert caught.value.errno_name == errno_name, str(caught.value)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from owners import refused
+from lab import refused
 
 from harness.cgroup import Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors

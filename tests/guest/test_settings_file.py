@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from owners import refused
+from lab import refused
 
 from harness.cgroup import Hierarchy, Setting
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine
