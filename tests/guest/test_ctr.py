@@ -81,9 +81,12 @@ ACCEPTED = [
 ]  # fmt: skip
 
 
-def cases(table):
-    return [pytest.param(*case, marks=pytest.mark.contract(*rows), id=case[0].replace(DISK, "DEV") or "nothing")
-            for rows, *case in table]  # fmt: skip
+def by_row(table):
+    """One test for each set of rows, with all its cases."""
+    found = {}
+    for rows, *case in table:
+        found.setdefault(tuple(rows), []).append(case)
+    return [pytest.param(some, marks=pytest.mark.contract(*rows), id=rows[0]) for rows, some in found.items()]
 
 
 @pytest.fixture
@@ -112,22 +115,24 @@ def shown(device):
 
 
 @pytest.mark.contract("ctr-37")
-@pytest.mark.parametrize(("line", "errno_name", "words"), cases(REFUSED))
-def test_refused(guest, length, make, seen, line, errno_name, words):
-    with KernelLog(guest) as log, refused(errno_name):
-        make(line)
-    said = log.text
-    assert f"ioband: {words}" in said
-    seen(f"{errno_name} {words!r}")
-    make(f"{DISK} s 7 9 none weight")  # neither the name nor the disk is still in use
-    assert Ioband(guest, "d").table().io_throttle == 7
+@pytest.mark.parametrize("some", by_row(REFUSED))
+def test_refused(guest, make, seen, some):
+    for line, errno_name, words in some:
+        with KernelLog(guest) as log, refused(errno_name):
+            make(line)
+        assert f"ioband: {words}" in log.text, line
+        seen(f"{line.removeprefix(DISK).strip() or 'nothing'}: {errno_name} {words!r}")
+    made = make(f"{DISK} s 7 9 none weight")  # neither the name nor the share nor the disk is still in use
+    assert shown(made) == "s 7 9 none weight 36 :100"
 
 
-@pytest.mark.parametrize(("line", "table"), cases(ACCEPTED))
-def test_accepted(make, seen, line, table):
-    device = make(line)
-    assert shown(device) == table
-    seen(shown(device))
+@pytest.mark.parametrize("some", by_row(ACCEPTED))
+def test_accepted(make, seen, some):
+    for line, table in some:
+        device = make(line)
+        assert shown(device) == table, line
+        device.remove()
+        seen(f"{line.removeprefix(DISK).strip()}: {table}")
 
 
 @pytest.mark.contract("ctr-03")
