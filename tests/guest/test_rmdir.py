@@ -1,0 +1,143 @@
+"""What becomes of a group on the ioband devices when its directory is removed."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from lab import KernelLog, refused
+
+from harness.cgroup import Hierarchy
+from harness.dm import DEFAULT_GROUP, Ioband, TableLine
+
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
+
+DISK = "/dev/vda"
+LENGTH = 8192
+
+
+@pytest.fixture
+def blkio(guest):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        yield hierarchy
+
+
+@pytest.fixture
+def band(guest):
+    """``band(name, share)``: another ioband device of type cgroup on the disk, until the test's end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name, share="s", kind="cgroup"):
+            line = TableLine(length=LENGTH, device=DISK, share=share, type=kind, token_base=0, default="100")
+            return stack.enter_context(Ioband(guest, name).create(line))
+
+        yield make
+
+
+def ids(device):
+    return set(device.status().groups) - {DEFAULT_GROUP}
+
+
+@pytest.mark.contract("rmdir-01", "chk-20")
+def test_it_is_detached_everywhere(blkio, band, seen):
+    devices = [band("x", "one"), band("y", "one"), band("z", "two")]
+    gone, stays = blkio.create("a"), blkio.create("b")
+    for device in devices:
+        gone.set(device.name, 40)
+        stays.set(device.name, 30)
+    gone.remove()
+    assert [ids(device) for device in devices] == [{stays.id}] * 3
+    assert stays.read("blkio.settings") == "x weight=30\ny weight=30\nz weight=30\n"
+    seen("detached from two devices of one share and one of another; the other group stays on all three")
+
+
+@pytest.mark.contract("rmdir-02")
+def test_nothing_is_said_where_it_was_not_attached(guest, blkio, band, seen):
+    device, _, _ = band("x", "one"), band("y", "one"), band("z", "two")
+    attached, never = blkio.create("a"), blkio.create("b")
+    attached.set("x", 40)
+    with KernelLog(guest) as log:
+        attached.remove()
+        never.remove()
+    assert log.text == ""
+    assert ids(device) == set()
+    seen("attached to one device of three, or to none: the kernel's log says nothing")
+
+
+@pytest.mark.contract("rmdir-03")
+def test_another_types_group_of_that_number_stays(blkio, band, seen):
+    cgroup, user = band("x"), band("u", kind="user")
+    group = blkio.create("a")
+    group.set("x", 40)
+    user.message("attach", str(group.id))
+    number = group.id
+    group.remove()
+    assert (ids(cgroup), ids(user)) == (set(), {number})
+    seen("a user's group of the same number, on a device of type user, is none of its business")
+
+
+@pytest.mark.contract("rmdir-04")
+def test_busy(guest, blkio, band, seen):
+    device = band("x")
+    group = blkio.create("a")
+    group.set("x", 40)
+    blkio.create("a/b")
+    with refused("EBUSY"):
+        guest.run(["rmdir", group.path])
+    tasks = blkio.create("t")
+    tasks.set("x", 30)
+    with refused("EBUSY"):
+        guest.run(tasks.exec_prefix(["rmdir", tasks.path]))
+    assert ids(device) == {group.id, tasks.id}
+    assert (group.read("blkio.settings"), tasks.read("blkio.settings")) == ("x weight=40\n", "x weight=30\n")
+    seen("with a child, with a task in it: EBUSY, and it stays attached")
+
+
+@pytest.mark.contract("rmdir-05")
+@pytest.mark.parametrize("file", ["blkio.settings", "blkio.id", "tasks"])
+def test_an_open_file_delays_it(guest, blkio, band, seen, file):
+    device = band("x")
+    group = blkio.create("a")
+    number = group.id
+    group.set("x", 40)
+    script = (
+        f"exec 3< {group.path}/{file}; rmdir {group.path}; [ -e {group.path} ] && exit 1; dmsetup status x;"
+        f" mkdir {blkio.path}/new; cat {blkio.path}/new/blkio.id; exec 3<&-; dmsetup status x;"
+        f" rmdir {blkio.path}/new"
+    )
+    done = guest.run(["sh", "-c", script])
+    blkio.forget(group)
+    before, other, after = done.stdout.splitlines()
+    assert before.split()[4::7] == ["-1", str(number)], "attached while the file is open"
+    assert int(other) != number, "its id is not given away"
+    assert after.split()[4::7] == ["-1"]
+    assert ids(device) == set()
+    seen("the directory is gone at once, the group once the file is closed; until then its id is taken")
+
+
+@pytest.mark.contract("rmdir-06", "chk-18")
+def test_the_next_group_of_that_id_begins_with_nothing(blkio, band, seen):
+    device = band("x")
+    group = blkio.create("a")
+    group.set("x", 40)
+    number = group.id
+    group.remove()
+    heir = blkio.create("b")
+    assert heir.id == number
+    assert (heir.read("blkio.settings"), ids(device)) == ("", set())
+    heir.set("x", 7)
+    assert device.table().groups == {number: "7"}
+    assert device.status().groups[number].reads == 0
+    seen("the same id, but not attached; attached anew it counts from zero")
+
+
+@pytest.mark.contract("rmdir-07")
+def test_in_a_loop(guest, blkio, band, seen):
+    device = band("x")
+    script = (
+        f"cd {blkio.path} && for i in $(seq 200); do mkdir l && echo x $i > l/blkio.settings && "
+        "[ \"$(cat l/blkio.settings)\" = \"x weight=$i\" ] && rmdir l || exit; done"
+    )
+    guest.run(["sh", "-c", script])
+    assert ids(device) == set()
+    seen("200 times mkdir, attach, rmdir: nothing is left attached")
