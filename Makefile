@@ -19,7 +19,7 @@ help:
 	@echo 'make clean      remove runs/ and .venv/ (the cache stays: harness cache --help)'
 
 boot-test: .venv/ready
-	@$(HARNESS) test --kernel $(KERNEL) --series $(SERIES) tests/guest/test_scenarios.py
+	@$(HARNESS) test --kernel $(KERNEL) --series $(SERIES) tests/guest/test_scenarios.py -m core
 
 test: .venv/ready
 	@$(HARNESS) test --at-hand tests/unit tests/guest

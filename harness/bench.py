@@ -87,7 +87,7 @@ def _boots(bed: Testbed, recorder: Recorder) -> list[Figure]:
 
 def _suite(bed: Testbed, recorder: Recorder) -> list[Figure]:
     """the scenarios, one machine at a time"""
-    wanted = [s for s in scenarios.load_all(project.scenarios_dir()) if s.clock == "virtual"]
+    wanted = [s for s in scenarios.load_all(project.scenarios_dir()) if s.clock == "virtual" and s.core]
     began = time.monotonic()
     first = len(recorder.run.machines)
     with Campaign(bed, recorder, lambda s: s.name, workers=1) as campaign:

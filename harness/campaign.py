@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import outcome, script, shares
+from harness import measurement, outcome, script, shares, throughput
 from harness.errors import GuestError, HarnessError, InfrastructureError, MeasurementError
 from harness.guest import Guest
 from harness.kbuild import Build
@@ -33,9 +33,9 @@ from harness.record import (
     Recorder,
     ScenarioRecord,
 )
-from harness.scenario import Clock, Control, Scenario
-from harness.script import Role
+from harness.scenario import Clock, Control, Load, Scenario
 from harness.testbed import Testbed
+from harness.throughput import Saturation
 
 BOOT_SECONDS = 60.0
 """Seconds of host time, on the reference host, in which a guest must have booted."""
@@ -90,7 +90,7 @@ class Campaign:
         }
         self._runs: dict[RunKey, Future[outcome.Outcome]] = {}
         self._clocks: dict[RunKey, Clock] = {}
-        self._saturations: dict[tuple[object, ...], Future[shares.Saturation]] = {}
+        self._saturations: dict[tuple[object, ...], Future[Saturation]] = {}
         self._machines: set[Machine] = set()
         self._lock = threading.Lock()
         self._stopping = False
@@ -123,10 +123,10 @@ class Campaign:
         for scenario in scenarios:
             if scenario.clock == "real":
                 continue
-            self._saturation(scenario)
-            for role, control in _roles(scenario):
+            self._saturations_of(scenario)
+            for control in (None, *scenario.control):
                 for seed in range(1, CONTROL_SAMPLES + 1):
-                    self._submit(scenario, role, seed, control)
+                    self._submit(scenario, control, seed)
 
     def verdict(self, scenario: Scenario) -> ScenarioRecord:
         """Judge a scenario; blocks until its runs are done. Raises GuestError when a guest died, MeasurementError when
@@ -135,14 +135,17 @@ class Campaign:
         entry = self._new_entry(scenario)
         with self.recorder.change() as run:
             run.scenarios.append(entry)
-        saturation = self._wait(self._saturation(scenario))
-        samples, judged = self._judge(scenario, None, saturation)
-        first = self._wait(self._submit(scenario, "series", 1, None))
+        saturations = {load: self._wait(future) for load, future in self._saturations_of(scenario).items()}
+        samples, judged = self._judge(scenario, None, saturations)
+        first = self._wait(self._submit(scenario, None, 1))
         with self.recorder.change():
-            entry.saturation, entry.samples, entry.judged = saturation, samples, judged
-            entry.bandwidth = {g.name: first.rates(g.name) for g in scenario.group}
+            entry.saturation = max(saturations.values(), key=lambda s: s.depth)
+            entry.samples, entry.judged = samples, judged
+            begin = first.times[first.window[0]]
+            entry.phases = [(name, first.times[at] - begin) for name, (at, _) in first.phases.items()]
+            entry.bandwidth = {g.name: first.rates(g.name, scenario.metric) for g in scenario.group}
         for control in scenario.control:
-            samples, judged = self._judge(scenario, control, saturation)
+            samples, judged = self._judge(scenario, control, saturations)
             with self.recorder.change():
                 entry.controls.append(
                     ControlRecord(
@@ -151,62 +154,73 @@ class Campaign:
                         description=_describe(control),
                         samples=samples,
                         judged=judged,
-                        verdict=shares.control_verdict(judged),
+                        reaches=control.reaches,
+                        verdict=shares.control_verdict(judged, reaches=control.reaches),
                     )
                 )
         uncontrolled = next(c for c in entry.controls if c.kind == "compat")
         totals = [s.iops for s in entry.samples], [s.iops for s in uncontrolled.samples]
         controls = {c.name: c.judged for c in entry.controls if c.judged}
         with self.recorder.change():
-            entry.conservation = shares.conservation(*totals)
-            entry.verdict, entry.reasons = shares.scenario_verdict(entry.judged, controls)
+            if scenario.saturates:
+                entry.conservation = throughput.conservation(*totals)
+            entry.verdict, entry.reasons = shares.scenario_verdict(
+                entry.judged,
+                controls,
+                reaching=[c.name for c in entry.controls if c.reaches],
+                expected_failure=scenario.expected_failure,
+            )
         return entry
 
-    def counters(self, scenario: Scenario, role: Role = "series", *, seed: int = 1) -> outcome.Outcome:
-        """One run's counters; made now unless it was made before."""
-        control = next((c for r, c in _roles(scenario) if r == role), None)
-        return self._wait(self._submit(scenario, role, seed, control))
+    def counters(self, scenario: Scenario, *, seed: int = 1) -> outcome.Outcome:
+        """The counters of one run with the series; made now unless it was made before."""
+        return self._wait(self._submit(scenario, None, seed))
 
     def _judge(
-        self, scenario: Scenario, control: Control | None, saturation: shares.Saturation
+        self, scenario: Scenario, control: Control | None, saturations: dict[Load, Saturation]
     ) -> tuple[list[shares.Sample], shares.ShareVerdict]:
-        role = _role(control)
         wanted = CONTROL_SAMPLES
         while True:
-            runs = [self._submit(scenario, role, seed, control) for seed in range(1, wanted + 1)]
-            samples = []
-            for seed, future in enumerate(runs, 1):
-                sample = outcome.sample(scenario, self._wait(future), seed, saturation)
-                shares.crosscheck(sample.total_ios_kernel, sample.fio_ios)
-                samples.append(sample)
-            judged = shares.judge(samples, scenario.targets, scenario.tolerance)
+            runs = [self._submit(scenario, control, seed) for seed in range(1, wanted + 1)]
+            samples = [
+                measurement.sample(scenario, self._wait(future), seed, saturations)
+                for seed, future in enumerate(runs, 1)
+            ]
+            judged = shares.judge(
+                samples,
+                scenario.targets,
+                scenario.tolerance,
+                parts=scenario.parts,
+                bounds=measurement.bounds(scenario),
+            )
             if not judged.needs_more or judged.next_look is None:
                 return samples, judged
             wanted = judged.next_look
 
     # ---- how
 
-    def _submit(
-        self, scenario: Scenario, role: Role, seed: int, control: Control | None
-    ) -> Future[outcome.Outcome]:
+    def _submit(self, scenario: Scenario, control: Control | None, seed: int) -> Future[outcome.Outcome]:
         key = RunKey(scenario.name, control.name if control else "series", seed)
         with self._lock:
             if key not in self._runs:
                 if self._stopping:
                     raise Stopped(f"{key.name} was not run: the run ended before")
                 self._clocks[key] = scenario.clock
-                self._runs[key] = self._pools[scenario.clock].submit(self._run, key, scenario, role, control)
+                self._runs[key] = self._pools[scenario.clock].submit(self._run, key, scenario, control)
             return self._runs[key]
 
-    def _saturation(self, scenario: Scenario) -> Future[shares.Saturation]:
-        disk = scenario.disk if scenario.clock == "real" else None
-        key = (scenario.clock, disk, scenario.scheduler, scenario.load.rw, scenario.load.bs)
+    def _saturations_of(self, scenario: Scenario) -> dict[Load, Future[Saturation]]:
+        """By load: the disk is measured with every kind of load that a group puts on it."""
+        return {load: self._saturation(scenario, load) for load in scenario.loads}
+
+    def _saturation(self, scenario: Scenario, load: Load) -> Future[Saturation]:
+        key = (scenario.clock, scenario.disk, scenario.scheduler, load.rw, load.bs)
         with self._lock:
             if key not in self._saturations:
                 if self._stopping:
                     raise Stopped("the disk's saturation was not measured: the run ended before")
                 self._saturations[key] = self._pools[scenario.clock].submit(
-                    self._measure_saturation, scenario
+                    self._measure_saturation, scenario, load, len(self._saturations)
                 )
             return self._saturations[key]
 
@@ -216,21 +230,20 @@ class Campaign:
         except CancelledError:
             raise Stopped("this scenario was not run to its end: the run ended before") from None
 
-    def _measure_saturation(self, scenario: Scenario) -> shares.Saturation:
-        disk = f"real-{scenario.disk.size_mb}-{scenario.disk.iops}" if scenario.clock == "real" else "virtual"
-        key = RunKey("saturation", f"{disk}-{scenario.scheduler}-{scenario.load.rw}-{scenario.load.bs}", 0)
-        files = script.compile_saturation(scenario, self._disk(scenario))
+    def _measure_saturation(self, scenario: Scenario, load: Load, number: int) -> Saturation:
+        key = RunKey("saturation", f"{scenario.clock}-{scenario.scheduler}-{load.rw}-{load.bs}", number)
+        files = script.compile_saturation(scenario, load, self._disk(scenario))
         results = self._execute(key, scenario, self.testbed.compat, files, "saturation")
-        return shares.saturation(outcome.saturation_points(results))
+        return throughput.saturation(outcome.saturation_points(results))
 
-    def _run(self, key: RunKey, scenario: Scenario, role: Role, control: Control | None) -> outcome.Outcome:
-        weights = control.weights if control else ()
-        files = script.compile_scenario(scenario, role, key.seed, self._disk(scenario), weights)
-        build = self.testbed.compat if role == "compat" else self.testbed.build
+    def _run(self, key: RunKey, scenario: Scenario, control: Control | None) -> outcome.Outcome:
+        files = script.compile_scenario(scenario, control, key.seed, self._disk(scenario))
+        controlled = control is None or control.kind != "compat"
+        build = self.testbed.build if controlled else self.testbed.compat
         results = self._execute(
             key, scenario, build, files, key.role if control is None else f"control {key.role}"
         )
-        return outcome.parse(scenario, role, results)
+        return outcome.parse(scenario, controlled, results)
 
     def _disk(self, scenario: Scenario) -> str:
         return self.testbed.spec.virtual_disk.device if scenario.clock == "virtual" else "/dev/vda"
@@ -250,7 +263,15 @@ class Campaign:
         disks = (
             () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
         )
-        machine_spec = self.testbed.machine_spec(build, initrd, clock=scenario.clock, disks=disks)
+        shape = scenario.disk.model_dump(include={"size_mb", "partitions", "delay_ms", "virtual_gb"})
+        machine_spec = self.testbed.machine_spec(
+            build,
+            initrd,
+            clock=scenario.clock,
+            disks=disks,
+            virtual_disk=shape,
+            memory_mb=scenario.memory_mb,
+        )
         entry: MachineRecord | None = None
         machine = Machine(machine_spec, folder)
         try:
@@ -350,8 +371,17 @@ class Campaign:
             title=scenario.title,
             clock=scenario.clock,
             rw=scenario.load.rw,
+            metric=scenario.metric,
+            expected_failure=scenario.expected_failure,
+            published=scenario.published,
             groups=[
-                GroupRecord(name=g.name, weight=float(g.weight), target=scenario.targets[g.name])
+                GroupRecord(
+                    name=g.name,
+                    part=g.share,
+                    weight=float(g.weight),
+                    target=scenario.targets.get(g.name),
+                    published=g.published,
+                )
                 for g in scenario.group
             ],
             tolerance=scenario.tolerance,
@@ -373,15 +403,13 @@ def _uptime_when_ready(console: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _role(control: Control | None) -> Role:
-    return control.kind if control else "series"
-
-
-def _roles(scenario: Scenario) -> list[tuple[Role, Control | None]]:
-    return [("series", None), *((_role(c), c) for c in scenario.control)]
-
-
 def _describe(control: Control) -> str:
-    if control.kind == "compat":
-        return "the kernel without the series"
-    return f"the series with weights {':'.join(map(str, control.weights))}"
+    match control.kind:
+        case "compat":
+            return "the kernel without the series"
+        case "weights":
+            return f"the series with weights {':'.join(map(str, control.weights))}"
+        case "ioband":
+            return f"the series with {', '.join(f'{key} {value}' for key, value in control.changes.items())}"
+        case "one-share":
+            return "the series with all groups in one bandwidth domain"

@@ -206,6 +206,11 @@ class Result(_Output):
                 raise MeasurementError(f"fio job {job.jobname} had an I/O error: {os.strerror(job.error)}")
         return result
 
+    @classmethod
+    def merge(cls, results: Sequence[Result]) -> Result:
+        """The jobs of several fio processes as if of one."""
+        return cls(version=results[0].version, jobs=tuple(job for r in results for job in r.jobs))
+
     def total(self, name: str) -> JobResult:
         """All jobs called ``name`` (numjobs > 1: several) as one. Raises MeasurementError: there is none."""
         jobs = [job for job in self.jobs if job.jobname == name]

@@ -1,4 +1,4 @@
-"""What one run of a scenario left in the guest's /results, read into counters by group, and from there a sample."""
+"""What one run of a scenario left in the guest's /results, read into counters by group."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from dataclasses import dataclass
 
 from harness import dm, fio
 from harness.errors import MeasurementError
+from harness.figures import Course
 from harness.scenario import Scenario
-from harness.script import DEPTHS, Role, device_of
-from harness.shares import Sample, Saturation
+from harness.script import DEPTHS, FIO_START, device_of, fio_outputs
 
-# /proc/uptime counts in hundredths of a second; fio needs a moment between exec and its first I/O. fio itself
-# waits in steps of 10 ms and starts its jobs within 0.3 s of guest time under TCG.
-FIO_START = 0.5
-# Part of the submissions that may find the queue less than full although the group asks for all it can get:
-# completions come in bunches.
-NOT_FULL = 0.05
+SECTOR = 512
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Counters over time, cumulative from the first reading, which was made before any I/O.
 
-    times: seconds of guest uptime, one per reading. reads, writes: I/Os by group, one per reading.
-    window: indices of the first and last reading of the common window. starts: uptime at which each group's fio
-    was started. fio: fio's own result by group. fingerprint: SHA-256 over every counter, time stamp and fio count:
-    equal for equal runs.
+    times: seconds of guest uptime, one per reading. reads, writes, sectors: by group, one per reading. in_flight:
+    the same for the disk, in I/O-seconds: its mean over a stretch of time is the difference over that time.
+    window: indices of the first and last reading of the common window. phases: likewise, by name. starts: uptime at
+    which each group's fio was started. fio: fio's own result by group. fingerprint: SHA-256 over every counter, time
+    stamp and fio count: equal for equal runs.
     """
 
     times: tuple[float, ...]
     reads: dict[str, tuple[int, ...]]
     writes: dict[str, tuple[int, ...]]
+    sectors: dict[str, tuple[int, ...]]
+    in_flight: tuple[float, ...]
     window: tuple[int, int]
+    phases: dict[str, tuple[int, int]]
     starts: dict[str, float]
     fio: dict[str, fio.JobResult]
     fingerprint: str
@@ -43,68 +42,66 @@ class Outcome:
         """Reads and writes of a group, cumulative, one per reading."""
         return tuple(r + w for r, w in zip(self.reads[group], self.writes[group], strict=True))
 
+    def course(self, metric: str) -> Course:
+        """What was counted over time, with I/Os or sectors (``metric``) as what shares are shares of."""
+        work = self.sectors if metric == "sectors" else {g: self.ios(g) for g in self.reads}
+        return Course(times=self.times, work=work, sectors=self.sectors, phases=self.phases)
+
     @property
     def seconds(self) -> float:
         """Length of the common window, guest time."""
         first, last = self.window
         return self.times[last] - self.times[first]
 
-    def rates(self, group: str) -> list[tuple[float, float]]:
-        """(seconds since the common window began, I/Os per second since the reading before), one per reading in it."""
-        ios = self.ios(group)
+    @property
+    def mean_in_flight(self) -> float:
+        """I/Os in flight at the disk, its queue included: the mean over the common window."""
+        first, last = self.window
+        return (self.in_flight[last] - self.in_flight[first]) / self.seconds
+
+    def rates(self, group: str, metric: str = "ios") -> list[tuple[float, float]]:
+        """(seconds since the common window began, I/Os or sectors per second since the reading before), one per
+        reading in it.
+        """
+        done = self.course(metric).work[group]
         first, last = self.window
         return [
-            (self.times[i] - self.times[first], (ios[i] - ios[i - 1]) / (self.times[i] - self.times[i - 1]))
+            (self.times[i] - self.times[first], (done[i] - done[i - 1]) / (self.times[i] - self.times[i - 1]))
             for i in range(first + 1, last + 1)
             if self.times[i] > self.times[i - 1]
         ]
 
 
-def parse(scenario: Scenario, role: Role, files: Mapping[str, bytes]) -> Outcome:
-    """Read the files of /results (name -> content).
+def parse(scenario: Scenario, controlled: bool, files: Mapping[str, bytes]) -> Outcome:
+    """Read the files of /results (name -> content). controlled: whether the kernel had the series.
 
     Raises MeasurementError when one is missing or says something unexpected.
     """
     text = {name: data.decode(errors="replace") for name, data in files.items()}
     names = [g.name for g in scenario.group]
     times, readings = _readings(_file(text, "counters"))
-    reads: dict[str, list[int]] = {name: [] for name in names}
-    writes: dict[str, list[int]] = {name: [] for name in names}
-    for reading in readings:
-        for name in names:
-            done = _count(scenario, role, name, reading, text)
-            reads[name].append(done[0])
-            writes[name].append(done[1])
+    counted = {name: [_count(scenario, controlled, name, r, text) for r in readings] for name in names}
     starts = {name: float(at) for name, at in _pairs(_file(text, "starts"))}
     if starts.keys() != set(names):
         raise MeasurementError(f"fio was started for {sorted(starts)}, not for all of {sorted(names)}")
-    results = {name: fio.Result.parse(_file(text, f"fio-{name}.json")).total(name) for name in names}
+    results = {
+        name: fio.Result.merge([fio.Result.parse(_file(text, f)) for f in fio_outputs(scenario, name)]).total(
+            name
+        )
+        for name in names
+    }
+    phases = _phases(scenario, times, text)
     return Outcome(
         times=tuple(times),
-        reads={name: tuple(v - values[0] for v in values) for name, values in reads.items()},
-        writes={name: tuple(v - values[0] for v in values) for name, values in writes.items()},
-        window=_window(scenario, times, starts),
+        reads={name: _since_first(values, 0) for name, values in counted.items()},
+        writes={name: _since_first(values, 1) for name, values in counted.items()},
+        sectors={name: _since_first(values, 2) for name, values in counted.items()},
+        in_flight=tuple(next(iter(r.stat.values()))[10] / 1000 for r in readings),
+        window=_common(scenario, times, starts, phases),
+        phases=phases,
         starts=starts,
         fio=results,
         fingerprint=_fingerprint(text, results),
-    )
-
-
-def sample(scenario: Scenario, outcome: Outcome, seed: int, saturation: Saturation) -> Sample:
-    """The sample for ``shares.judge``. saturation: how many I/Os in flight fill this disk."""
-    first, last = outcome.window
-    names = [g.name for g in scenario.group]
-    ios = {name: outcome.ios(name)[last] - outcome.ios(name)[first] for name in names}
-    totals = {name: outcome.ios(name)[-1] for name in names}
-    depth = scenario.load.depth
-    return Sample(
-        seed=seed,
-        ios=ios,
-        seconds=outcome.seconds,
-        backlogged={g.name: backlogged(outcome.fio[g.name], depth, g.jobs) for g in scenario.group},
-        saturated=saturation.reached and depth >= saturation.depth,
-        fio_ios={name: outcome.fio[name].total_ios for name in names},
-        total_ios_kernel=totals,
     )
 
 
@@ -117,13 +114,8 @@ def saturation_points(files: Mapping[str, bytes]) -> list[tuple[int, float]]:
     ]
 
 
-def backlogged(result: fio.JobResult, depth: int, jobs: int) -> bool:
-    """Whether a group always asked for more than it got: its queues were full, but for filling them at the start.
-
-    A group that gets nothing is backlogged all the same: to starve it is a failure, not a missing precondition.
-    """
-    partly = (100.0 - result.percent_at_depth(depth)) / 100.0 * result.total_ios
-    return partly <= NOT_FULL * result.total_ios + jobs * depth
+def _since_first(values: list[tuple[int, int, int]], which: int) -> tuple[int, ...]:
+    return tuple(v[which] - values[0][which] for v in values)
 
 
 def _file(text: Mapping[str, str], name: str) -> str:
@@ -143,6 +135,8 @@ _LINE = re.compile(r"T \d+\.\d+|S [^ ]+: .*|B [^ ]+( +\d+){11}")
 
 @dataclass
 class _Reading:
+    """The first device of ``stat`` is the disk, the others are dm devices."""
+
     status: dict[str, str]
     stat: dict[str, list[int]]
 
@@ -163,24 +157,25 @@ def _readings(text: str) -> tuple[list[float], list[_Reading]]:
         elif readings:
             device, *counts = rest.split()
             readings[-1].stat[device] = [int(c) for c in counts]
-    if len(readings) < 3:
-        raise MeasurementError(f"only {len(readings)} readings of the counters")
+    if len(readings) < 3 or not all(r.stat for r in readings):
+        raise MeasurementError(f"only {len(readings)} readings of the counters, or one without the disk's")
     return times, readings
 
 
 def _count(
-    scenario: Scenario, role: Role, group: str, reading: _Reading, text: Mapping[str, str]
-) -> tuple[int, int]:
-    """Reads and writes of a group, by the target's status; without the series by its dm-linear device's counters."""
-    device = device_of(scenario, group, role != "compat")
-    if role == "compat":
+    scenario: Scenario, controlled: bool, group: str, reading: _Reading, text: Mapping[str, str]
+) -> tuple[int, int, int]:
+    """Reads, writes and sectors of a group: by the target's status; without the series by its dm-linear device's
+    counters.
+    """
+    device = device_of(scenario, group, controlled)
+    if not controlled:
         minors = {name: minor for minor, name in _pairs(_file(text, "devices"))}
         stat = reading.stat.get(f"dm-{minors.get(device, '?')}")
         if stat is None:
             raise MeasurementError(f"no counters of {device}; devices: {minors}")
-        return stat[0], stat[
-            4
-        ]  # Documentation/iostats.txt: field 1 reads completed, field 5 writes completed
+        # Documentation/iostats.txt: fields 1 and 5 are reads and writes completed, 3 and 7 their sectors
+        return stat[0], stat[4], stat[2] + stat[6]
     ids = {name: int(i) for name, i in _pairs(_file(text, "ids"))}
     status = reading.status.get(device)
     if status is None:
@@ -189,11 +184,28 @@ def _count(
     if ids.get(group) not in groups:
         raise MeasurementError(f"`dmsetup status` has no group {ids.get(group)} for {group}: {status}")
     counters = groups[ids[group]]
-    return counters.reads, counters.writes
+    return counters.reads, counters.writes, counters.read_sectors + counters.write_sectors
 
 
-def _window(scenario: Scenario, times: list[float], starts: dict[str, float]) -> tuple[int, int]:
-    """First and last reading for which every group was running: ramp after the last start, until the first end."""
+def _phases(scenario: Scenario, times: list[float], text: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """First and last reading of each phase: the script says at which reading each began, and when the last ended."""
+    if not scenario.phase:
+        return {}
+    lines = [line.partition(" ") for line in _file(text, "phases").splitlines()]
+    begun = [name for _, _, name in lines[:-1]]
+    if begun != [p.name for p in scenario.phase] or not {float(at) for at, _, _ in lines} <= set(times):
+        raise MeasurementError(f"the phases that ran are {begun}, or their times are no readings' times")
+    # A reading may have the time of the one before: of two, the later is the one that the phase begins with.
+    at = [len(times) - 1 - times[::-1].index(float(time)) for time, _, _ in lines]
+    return {name: (at[i], at[i + 1]) for i, name in enumerate(begun)}
+
+
+def _common(
+    scenario: Scenario, times: list[float], starts: dict[str, float], phases: dict[str, tuple[int, int]]
+) -> tuple[int, int]:
+    """First and last reading for which every group was running; of several phases, from the first to the last."""
+    if phases:
+        return phases[scenario.phase[0].name][0], phases[scenario.phase[-1].name][1]
     begin = max(starts.values()) + FIO_START + scenario.timing.ramp
     end = min(starts.values()) + scenario.duration
     inside = [i for i, t in enumerate(times) if begin <= t <= end]

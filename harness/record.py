@@ -34,7 +34,8 @@ from harness.errors import (
 )
 from harness.figure import Figure
 from harness.mutant import MutantRecord
-from harness.shares import Conservation, Sample, Saturation, ShareVerdict, Verdict
+from harness.shares import Sample, ShareVerdict, Verdict
+from harness.throughput import Conservation, Saturation
 
 SCHEMA_VERSION: Final = 1
 RUN_JSON = "run.json"
@@ -132,16 +133,20 @@ class MachineRecord(_Strict):
 
 
 class GroupRecord(_Strict):
-    """One consumer. target: its share, 0..1, by its weight."""
+    """One consumer. part: the bandwidth domain that it is in. target: its share of that, 0..1, by its weight, None
+    where shares are not judged. published: in per cent.
+    """
 
     name: str
+    part: str = ""
     weight: float
-    target: float
+    target: float | None = None
+    published: float | None = None
 
 
 class ControlRecord(_Strict):
     """A negative control. judged: against the scenario's targets. verdict: PASS when it missed them, as it
-    must.
+    must; a control that ``reaches`` must reach them.
     """
 
     name: str
@@ -149,21 +154,27 @@ class ControlRecord(_Strict):
     description: str
     samples: list[Sample] = []
     judged: ShareVerdict | None = None
+    reaches: bool = False
     verdict: Verdict | None = None
 
 
 class ScenarioRecord(_Strict):
     """One scenario. verdict: its own and its controls' together; None until it is decided.
 
-    judged: the shares alone. reasons: why the verdict is not PASS. command: the one line that repeats it.
-    bandwidth: by group, [seconds since the common window began, I/Os per second over the step that ended
-    then].
+    judged: the shares and figures alone. metric: what shares are shares of. expected_failure: why the targets are not
+    reached, as documented; then the verdict is PASS when they are not. published: where published shares are from,
+    and how that set-up differed. reasons: why the verdict is not PASS. command: the one line that repeats it.
+    bandwidth: by group, [seconds since the common window began, I/Os (or sectors) per second over the step that ended
+    then]. phases: name, and seconds since the common window began.
     """
 
     name: str
     title: str
     clock: Literal["real", "virtual"]
     rw: str
+    metric: Literal["ios", "sectors"] = "ios"
+    expected_failure: str | None = None
+    published: str | None = None
     groups: list[GroupRecord]
     tolerance: float
     command: str
@@ -175,10 +186,11 @@ class ScenarioRecord(_Strict):
     conservation: Conservation | None = None
     saturation: Saturation | None = None
     bandwidth: dict[str, list[tuple[float, float]]] = {}
+    phases: list[tuple[str, float]] = []
 
     @property
-    def total_iops(self) -> float | None:
-        """Mean over the samples of all groups' I/Os per second."""
+    def total_rate(self) -> float | None:
+        """Mean over the samples of all groups' I/Os (or sectors, by ``metric``) per second."""
         return sum(s.iops for s in self.samples) / len(self.samples) if self.samples else None
 
 

@@ -188,6 +188,8 @@ def _line(entry: ScenarioRecord) -> str:
         f"{s.group} {100 * s.mean:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {100 * s.target:.1f}"
         for s in shares
     ]
+    if entry.expected_failure:
+        parts.append("(expected failure)")
     return f"{entry.name:22} {'   '.join(parts)}"
 
 

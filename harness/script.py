@@ -9,24 +9,23 @@ import math
 import random
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import jinja2
 
 from harness import fio
-from harness.errors import UserError
-from harness.scenario import FIRST_UID, Scenario
+from harness.scenario import FIRST_UID, Control, Group, Load, Scenario
 
 SCRIPT = "/etc/harness/scenario"
 JOBS = "/etc/harness/jobs"
 RESULTS = "/results"
-SHARE = "share1"
 AS_UID = "chpst -u"
+
+# /proc/uptime counts in hundredths of a second; fio needs a moment between exec and its first I/O. fio itself
+# waits in steps of 10 ms and starts its jobs within 0.3 s of guest time under TCG.
+FIO_START = 0.5
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 SATURATION_SECONDS = 2
-
-Role = Literal["series", "compat", "weights"]
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,86 @@ def vary(scenario: Scenario, seed: int) -> Variation:
 @dataclass(frozen=True)
 class _GroupView:
     name: str
-    weight: int
+    parameter: str
     uid: int
     device: str
-    lower: str
     delay: float
     fio: str
 
 
+@dataclass(frozen=True)
+class _DeviceView:
+    """A dm device: the block device below, its ioband device's id, the default group's parameter, extra groups."""
+
+    name: str
+    lower: str
+    share: str
+    parameter: str
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _PhaseView:
+    """A phase: hundredths of seconds it takes, the shell commands that begin it, groups to stop and to continue."""
+
+    name: str
+    centiseconds: int
+    commands: tuple[str, ...]
+    stop: tuple[str, ...]
+    go: tuple[str, ...]
+    starts: tuple[tuple[str, str], ...]
+
+
 def device_of(scenario: Scenario, group: str, controlled: bool) -> str:
-    """The dm device that a group's I/O goes to: one for all, or one each (partitions, uncontrolled baseline)."""
-    return f"disk-{group}" if scenario.by == "partition" or not controlled else "disk"
+    """The dm device that a group's I/O goes to: one for all of a bandwidth domain, or one each (own partitions,
+    uncontrolled baseline).
+    """
+    if scenario.by == "partition" or scenario.own_partition or not controlled:
+        return f"disk-{group}"
+    domains = set(scenario.parts.values())
+    return f"disk-{scenario.parts[group]}" if len(domains) > 1 else "disk"
+
+
+def fio_outputs(scenario: Scenario, group: str) -> list[str]:
+    """Names in /results of what the fio processes of a group print: one, and one for each phase that adds jobs."""
+    later = [i for i, phase in enumerate(scenario.phase) if group in phase.more]
+    return [f"fio-{group}.json", *(f"fio-{group}-{i}.json" for i in later)]
+
+
+def disk_of(scenario: Scenario, disk: str) -> str:
+    """The block device that scenarios and the saturation run use, over the machine's disk."""
+    return "/dev/loop0" if scenario.disk.one_at_a_time else disk
+
+
+def _place(scenario: Scenario, group: str, disk: str) -> str:
+    """The block device below a group's dm device: the whole disk, or the partition of its device."""
+    names = [g.name for g in scenario.group]
+    domains = list(dict.fromkeys(scenario.parts.values()))
+    if scenario.by == "partition" or scenario.own_partition:
+        return f"{disk}{names.index(group) + 1}"
+    if len(domains) > 1:
+        return f"{disk}{domains.index(scenario.parts[group]) + 1}"
+    return disk_of(scenario, disk)
+
+
+def _parameter(scenario: Scenario, weight: int, bandwidth: str) -> str:
+    return bandwidth if scenario.ioband.policy == "range-bw" else str(weight)
+
+
+def _devices(scenario: Scenario, controlled: bool, one_share: bool, disk: str) -> list[_DeviceView]:
+    found: dict[str, _DeviceView] = {}
+    for group in scenario.group:
+        name = device_of(scenario, group.name, controlled)
+        members = (*found[name].groups, group.name) if name in found else (group.name,)
+        own = scenario.by == "partition"
+        found[name] = _DeviceView(
+            name=name,
+            lower=_place(scenario, group.name, disk),
+            share=scenario.group[0].share if one_share else group.share,
+            parameter=_parameter(scenario, group.weight if own else 100, group.bandwidth if own else "0:0"),
+            groups=members,
+        )
+    return list(found.values())
 
 
 @cache
@@ -84,62 +152,107 @@ def render(name: str, **values: object) -> str:
     return _template(name).render(**values)
 
 
-def compile_scenario(
-    scenario: Scenario, role: Role, seed: int, disk: str, weights: tuple[int, ...] = ()
-) -> dict[str, bytes]:
+def compile_scenario(scenario: Scenario, control: Control | None, seed: int, disk: str) -> dict[str, bytes]:
     """Files of one run, path in the guest -> content.
 
-    disk: the block device, e.g. ``/dev/sda``. weights: those of a ``weights`` control, in the groups' order.
-    Raises UserError for a scenario that this disk cannot serve.
+    control: None for the scenario itself, with the series. disk: the block device, e.g. ``/dev/sda``.
     """
-    if scenario.by == "partition" and scenario.clock == "real":
-        raise UserError(
-            f"scenario {scenario.name}: partitions exist on the virtual clock's disk only",
-            hint='say clock = "virtual"',
-        )
-    controlled = role != "compat"
+    controlled = control is None or control.kind != "compat"
+    one_share = control is not None and control.kind == "one-share"
+    changed = control.applied(scenario) if control else scenario
     variation = vary(scenario, seed)
     views = {}
     files = {}
-    for index, group in enumerate(scenario.group):
+    for index, group in enumerate(changed.group):
         device = device_of(scenario, group.name, controlled)
         path = f"{JOBS}/{group.name}.fio"
         views[group.name] = _GroupView(
             name=group.name,
-            weight=weights[index] if weights else group.weight,
+            parameter=_parameter(changed, group.weight, group.bandwidth),
             uid=FIRST_UID + index,
             device=device,
-            lower=f"{disk}{index + 1}" if scenario.by == "partition" else disk,
             delay=variation.delay[group.name],
-            fio=f"fio --output-format=json --output={RESULTS}/fio-{group.name}.json {path}",
+            fio=_fio(path, f"fio-{group.name}"),
         )
-        files[path] = _job(scenario, group.name, group.jobs, f"/dev/mapper/{device}", variation).encode()
+        files[path] = _job(scenario, group, f"/dev/mapper/{device}", variation.randseed[group.name])
+        for i, phase in enumerate(scenario.phase):
+            if group.name in phase.more:
+                more = group.model_copy(update={"jobs": phase.more[group.name]})
+                seconds = sum(p.seconds for p in scenario.phase[i:])
+                files[f"{JOBS}/{group.name}-{i}.fio"] = _job(
+                    scenario, more, f"/dev/mapper/{device}", variation.randseed[group.name] + i + 1, seconds
+                )
     script = _template("scenario.sh.j2").render(
-        s=scenario,
-        role=role,
+        s=changed,
+        role=control.name if control else "series",
         seed=seed,
         disk=disk,
-        share=SHARE,
         controlled=controlled,
-        device="disk",
+        devices=_devices(changed, controlled, one_share, disk),
         groups=[views[name] for name in variation.order],
+        phases=_phases(changed, views, controlled),
         steps=math.ceil((scenario.duration + sum(variation.delay.values())) / scenario.timing.step),
+        resting=scenario.phase[-1].idle if scenario.phase else (),
+        fio_start=round(100 * FIO_START),
+        ramp=round(100 * scenario.timing.ramp),
         as_uid=AS_UID,
     )
     files[SCRIPT] = script.encode()
     return files
 
 
-def compile_saturation(scenario: Scenario, disk: str) -> dict[str, bytes]:
-    """Files of the run that measures the scenario's disk by itself, at ``DEPTHS``, with the scenario's load."""
+def _fio(path: str, output: str) -> str:
+    return f"fio --output-format=json --output={RESULTS}/{output}.json {path}"
+
+
+def _phases(scenario: Scenario, views: dict[str, _GroupView], controlled: bool) -> list[_PhaseView]:
+    """What happens at the beginning of each phase."""
+    found = []
+    resting: tuple[str, ...] = ()
+    for i, phase in enumerate(scenario.phase):
+        commands = [
+            _set_weight(scenario, views[name], weight) for name, weight in phase.weights.items() if controlled
+        ]
+        found.append(
+            _PhaseView(
+                name=phase.name,
+                centiseconds=round(100 * phase.seconds),
+                commands=tuple(commands),
+                stop=tuple(g for g in phase.idle if g not in resting),
+                go=tuple(g for g in resting if g not in phase.idle),
+                starts=tuple(
+                    (name, _fio(f"{JOBS}/{name}-{i}.fio", f"fio-{name}-{i}")) for name in phase.more
+                ),
+            )
+        )
+        resting = phase.idle
+    return found
+
+
+def _set_weight(scenario: Scenario, group: _GroupView, weight: int) -> str:
+    match scenario.by:
+        case "cgroup":
+            return f'echo "{group.device} {weight}" > /cgroup/{group.name}/blkio.settings'
+        case "uid":
+            return f"dmsetup message {group.device} 0 weight {group.uid}:{weight}"
+        case "partition":
+            return f"dmsetup message {group.device} 0 weight {weight}"
+
+
+def compile_saturation(scenario: Scenario, load: Load, disk: str) -> dict[str, bytes]:
+    """Files of the run that measures the scenario's disk by itself, at ``DEPTHS``, with a load of it."""
+    # What a loop device has read it has in memory: then each depth needs a part of the disk that is its own.
+    part = 100 // len(DEPTHS) if scenario.disk.one_at_a_time else None
     files = {
         f"{JOBS}/depth-{depth}.fio": fio.render(
             [
                 fio.Job(
                     name=f"depth-{depth}",
-                    filename=disk,
-                    rw=scenario.load.rw,
-                    bs=scenario.load.bs,
+                    filename=disk_of(scenario, disk),
+                    size=f"{part}%" if part else None,
+                    offset=f"{part * index}%" if part else None,
+                    rw=load.rw,
+                    bs=load.bs,
                     iodepth=depth,
                     ioengine="libaio",
                     direct=True,
@@ -149,26 +262,41 @@ def compile_saturation(scenario: Scenario, disk: str) -> dict[str, bytes]:
                 )
             ]
         ).encode()
-        for depth in DEPTHS
+        for index, depth in enumerate(DEPTHS)
     }
     script = _template("saturation.sh.j2").render(s=scenario, disk=disk, depths=DEPTHS, jobs=JOBS)
     return {**files, SCRIPT: script.encode()}
 
 
-def _job(scenario: Scenario, group: str, jobs: int, filename: str, variation: Variation) -> str:
+def _job(
+    scenario: Scenario, group: Group, filename: str, randseed: int, seconds: float | None = None
+) -> bytes:
+    """The job file of one fio process of a group. seconds: how long it runs, if not the whole scenario."""
+    load = group.load(scenario.load)
+    extra = {}
+    if load.region is not None:
+        extra["offset_increment"] = load.region
+    if load.buffered:
+        # fio would otherwise throw the device's page cache away when a job starts, and other jobs' pages with it.
+        extra["invalidate"] = "0"
+    if any(phase.idle for phase in scenario.phase):
+        # One process, which a signal stops as a whole; the processes of jobs are each in a session of their own.
+        extra["thread"] = "1"
     return fio.render(
         [
             fio.Job(
-                name=group,
+                name=group.name,
                 filename=filename,
-                rw=scenario.load.rw,
-                bs=scenario.load.bs,
-                iodepth=scenario.load.depth,
-                ioengine="libaio",
-                direct=True,
-                numjobs=jobs,
-                runtime=math.ceil(scenario.duration),
-                randseed=variation.randseed[group],
+                rw=load.rw,
+                bs=load.bs,
+                size=load.region,
+                iodepth=load.depth,
+                ioengine="psync" if load.buffered else "libaio",
+                direct=not load.buffered,
+                numjobs=group.jobs,
+                runtime=math.ceil(seconds or scenario.duration),
+                randseed=randseed,
+                extra=extra,
             )
         ]
-    )
+    ).encode()

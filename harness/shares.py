@@ -1,8 +1,9 @@
 """From counted I/Os to a verdict. Numbers in, numbers out: nothing here knows of a guest, a file or a clock.
 
-The share of a group is its part of all I/Os completed in the window in which every group ran, 0..1. One
-sample is one repetition of a scenario, and samples differ by seed only. The verdict comes from the
-confidence interval of each group's mean share over the samples:
+The share of a group is its part of all I/Os (or sectors) completed in the window in which every group ran, 0..1;
+where groups belong to bandwidth domains that do not touch each other, its part of its domain's. One sample is
+one repetition of a scenario, and samples differ by seed only. The verdict comes from the confidence interval
+of each group's mean share over the samples:
 
     PASS          the interval of every group lies inside target +- tolerance
     FAIL          the interval of some group lies wholly outside target +- tolerance
@@ -21,6 +22,9 @@ group inside, and such an intersection of tests keeps the level of a single one 
 whose true share is outside passes with at most 2.5 %. FAIL needs one group outside, so with k groups whose
 true shares all lie exactly on the edge it is false with at most 2.5 % times k, and far less for true shares
 away from the edge. (Two groups are one test: their shares mirror each other.)
+
+Figures (``figures.py``: seconds, ratios, KB per second) are judged in the same way: the interval of each figure's
+mean against its bounds, of which one may be open. They count as further groups in what is said above.
 """
 
 from __future__ import annotations
@@ -61,11 +65,12 @@ class Verdict(StrEnum):
 class Sample(_Strict):
     """One repetition of a scenario; each mapping is by group.
 
-    ios: completed in the common window, by the kernel's counters. seconds: length of that window on the
-    scenario's clock. backlogged: whether the group had I/O waiting during the whole window. saturated:
-    whether the disk was, i.e. whether each group kept at least the saturation depth in flight.
-    drifted: preconditions that changed while measuring, one sentence each. fio_ios, total_ios_kernel: fio's
-    count and the kernel's, both over the whole life of the jobs.
+    ios: completed in the common window (of several phases, in the first that is judged), by the kernel's counters;
+    sectors, where shares are shares of sectors. seconds: length of that window on the scenario's clock. backlogged:
+    whether the group had I/O waiting during the whole window. saturated: whether the disk was, i.e. whether each
+    group kept at least the saturation depth in flight. drifted: preconditions that changed while measuring, one
+    sentence each. fio_ios, total_ios_kernel: fio's count and the kernel's, both over the whole life of the jobs;
+    fio_sectors, total_sectors_kernel: likewise. figures: by label, each in its own unit.
     """
 
     seed: int
@@ -76,10 +81,13 @@ class Sample(_Strict):
     drifted: tuple[str, ...] = ()
     fio_ios: dict[str, Count] = {}
     total_ios_kernel: dict[str, Count] = {}
+    fio_sectors: dict[str, Count] = {}
+    total_sectors_kernel: dict[str, Count] = {}
+    figures: dict[str, float] = {}
 
     @property
     def iops(self) -> float:
-        """I/Os per second of all groups together."""
+        """I/Os (or sectors) per second of all groups together."""
         return sum(self.ios.values()) / self.seconds
 
 
@@ -94,8 +102,31 @@ class GroupShare(_Strict):
     verdict: Verdict
 
 
+class Bound(_Strict):
+    """What a figure must keep to; without bounds it is only reported.
+
+    label: the figure's name. at_least, at_most: in unit. why: where they come from. published: what was published.
+    """
+
+    label: str
+    unit: str
+    at_least: float | None = None
+    at_most: float | None = None
+    why: str = ""
+    published: float | None = None
+
+
+class FigureVerdict(Bound):
+    """One figure: mean over the samples and its confidence interval, in its unit."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
 class ShareVerdict(_Strict):
-    """What ``judge`` found.
+    """What ``judge`` found, for shares and for figures.
 
     confidence: of the whole procedure. interval_confidence: of each interval, so that the procedure has its
     own. reasons: why it is not PASS, one sentence each. notes: what a reader should know besides.
@@ -107,6 +138,7 @@ class ShareVerdict(_Strict):
 
     verdict: Verdict
     shares: tuple[GroupShare, ...]
+    figures: tuple[FigureVerdict, ...] = ()
     tolerance: float
     confidence: float
     interval_confidence: float
@@ -117,32 +149,6 @@ class ShareVerdict(_Strict):
     next_look: int | None = None
     samples_needed: int | None = None
     jain: float | None = None
-
-
-class Saturation(_Strict):
-    """How many I/Os in flight fill the disk. points: (depth, I/Os per second), by depth.
-
-    depth: the least that gave 95 % of the most. reached: a greater depth was tried too and brought no more
-    than that, so the curve was seen to flatten.
-    """
-
-    points: tuple[tuple[int, float], ...]
-    depth: int
-    max_iops: float
-    reached: bool
-
-
-class Conservation(_Strict):
-    """Controlled total over uncontrolled total: 1 is full work conservation. low, high: None with fewer
-    than two samples of either.
-    """
-
-    ratio: float
-    low: float | None
-    high: float | None
-    confidence: float
-    samples: int
-    samples_uncontrolled: int
 
 
 def targets(weights: Mapping[str, float]) -> dict[str, float]:
@@ -161,26 +167,37 @@ def judge(
     tolerance: float = TOLERANCE,
     confidence: float = CONFIDENCE,
     looks: Sequence[int] = LOOKS,
+    parts: Mapping[str, str] | None = None,
+    bounds: Sequence[Bound] = (),
 ) -> ShareVerdict:
     """The three-way verdict on the samples so far; see the module's docstring for the rule and for what its
     confidence means.
 
-    targets: share per group, summing to 1. looks: the numbers of samples at which this is called, in rising
-    order. A call at another number (a budget cut short) takes the place of the next look. Raises
+    targets: share per group, summing to 1 in each part; empty where no share is judged. parts: bandwidth domain
+    by group, one for all if not given. bounds: of the figures that are judged or reported. looks: the numbers of
+    samples at which this is called, in rising order. A call at another number (a budget cut short) takes the
+    place of the next look. Raises
     MeasurementError if a sample lacks a group of the targets or has one more; ValueError for targets or
     looks that make no sense.
     """
-    if not math.isclose(math.fsum(targets.values()), 1.0, abs_tol=1e-6):
+    members = _members(targets, parts or {})
+    if not all(math.isclose(math.fsum(targets[g] for g in m), 1.0, abs_tol=1e-6) for m in members.values()):
         raise ValueError(f"targets must sum to 1: {dict(targets)}")
+    if not targets and not bounds:
+        raise ValueError("neither a target nor a bound: there is nothing to judge")
     if list(looks) != sorted(set(looks)) or not looks or looks[0] < MIN_SAMPLES:
         raise ValueError(f"looks must rise from at least {MIN_SAMPLES}: {list(looks)}")
     level = 1 - (1 - confidence) / len(looks)
     n = len(samples)
-    refusals = _refusals(samples, targets)
+    refusals = _refusals(samples, targets, members)
     shares: tuple[GroupShare, ...] = ()
-    if samples and all(sum(s.ios.values()) for s in samples):
-        shares = tuple(_group_share(samples, g, target, tolerance, level) for g, target in targets.items())
-    verdict, reasons = _verdict(shares, tolerance)
+    if samples and all(sum(s.ios[g] for g in m) for s in samples for m in members.values()):
+        shares = tuple(
+            _group_share(_values(samples, g, members[g]), g, target, tolerance, level)
+            for g, target in targets.items()
+        )
+    found = tuple(_figure([s.figures[b.label] for s in samples], b, level) for b in bounds if samples)
+    verdict, reasons = _verdict(shares, found, tolerance)
     if n < MIN_SAMPLES:
         verdict = Verdict.INCONCLUSIVE
         reasons = [f"{n} sample{'s' * (n != 1)}, and at least {MIN_SAMPLES} are needed"]
@@ -188,10 +205,15 @@ def judge(
         verdict, reasons = Verdict.INCONCLUSIVE, refusals
     undecided = verdict is Verdict.INCONCLUSIVE and not refusals
     next_look = next((look for look in looks if look > n), None) if undecided else None
-    needed = _samples_needed(samples, shares, tolerance, level) if undecided and n >= MIN_SAMPLES else None
+    needed = (
+        _samples_needed(samples, shares, found, members, tolerance, level)
+        if undecided and n >= MIN_SAMPLES
+        else None
+    )
     return ShareVerdict(
         verdict=verdict,
         shares=shares,
+        figures=found,
         tolerance=tolerance,
         confidence=confidence,
         interval_confidence=level,
@@ -205,13 +227,15 @@ def judge(
     )
 
 
-def control_verdict(control: ShareVerdict) -> Verdict:
-    """Whether a negative control did its duty, which is to miss the target.
+def control_verdict(control: ShareVerdict, *, reaches: bool = False) -> Verdict:
+    """Whether a negative control did its duty, which is to miss the target; with ``reaches``, to reach it.
 
     PASS: it FAILs the scenario's target, so the measurement can tell control from no control. FAIL: it
     reaches the target without what is tested, so a PASS of the series would prove nothing. INCONCLUSIVE:
     the control was.
     """
+    if reaches:
+        return control.verdict
     return {
         Verdict.FAIL: Verdict.PASS,
         Verdict.PASS: Verdict.FAIL,
@@ -219,73 +243,48 @@ def control_verdict(control: ShareVerdict) -> Verdict:
     }[control.verdict]
 
 
-def scenario_verdict(judged: ShareVerdict, controls: Mapping[str, ShareVerdict]) -> tuple[Verdict, list[str]]:
+def scenario_verdict(
+    judged: ShareVerdict,
+    controls: Mapping[str, ShareVerdict],
+    *,
+    reaching: Sequence[str] = (),
+    expected_failure: str | None = None,
+) -> tuple[Verdict, list[str]]:
     """The verdict of a scenario from its own and its controls' (by name), and the reasons why it is not PASS.
 
-    A FAIL stands by itself. A PASS counts only if every control missed the target: where one reached it, or
-    is undecided, the shares say nothing about the series, and the scenario is INCONCLUSIVE.
+    A FAIL stands by itself. A PASS counts only if every control did its duty, which is to miss the target, or to
+    reach it for those named in ``reaching``: otherwise the shares say nothing about the series, and the scenario is
+    INCONCLUSIVE. With an expected failure (the text says why) FAIL and PASS change places.
     """
     reasons = list(judged.reasons)
     verdict = judged.verdict
+    if expected_failure is not None and verdict is Verdict.FAIL:
+        verdict, reasons = Verdict.PASS, []
+    elif expected_failure is not None and verdict is Verdict.PASS:
+        verdict = Verdict.FAIL
+        reasons.append(f"it is on target, and should not be: {expected_failure}")
     for name, control in controls.items():
-        duty = control_verdict(control)
+        duty = control_verdict(control, reaches=name in reaching)
         if duty is Verdict.PASS:
             continue
-        if duty is Verdict.FAIL:
+        if duty is Verdict.INCONCLUSIVE:
+            reasons.append(f"control {name} is inconclusive: {'; '.join(control.reasons)}")
+        elif name in reaching:
+            reasons.append(
+                f"control {name} misses the target, which it must reach: {'; '.join(control.reasons)}"
+            )
+        else:
             reasons.append(
                 f"negative control {name} reaches the target too: the shares do not come from what is tested"
             )
-        else:
-            reasons.append(f"negative control {name} is inconclusive: {'; '.join(control.reasons)}")
         if verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
     return verdict, reasons
 
 
-def saturation(points: Sequence[tuple[int, float]]) -> Saturation:
-    """Where the curve of (depth, I/Os per second) flattens. Raises MeasurementError if there are no points
-    or no I/O was done.
-    """
-    ordered = tuple(sorted(points))
-    most = max((iops for _, iops in ordered), default=0.0)
-    if most <= 0:
-        raise MeasurementError("no saturation point: the disk completed no I/O at any queue depth")
-    depth = next(depth for depth, iops in ordered if iops >= 0.95 * most)
-    return Saturation(points=ordered, depth=depth, max_iops=most, reached=depth < ordered[-1][0])
-
-
-def conservation(
-    total: Sequence[float], uncontrolled: Sequence[float], confidence: float = CONFIDENCE
-) -> Conservation:
-    """Ratio of the total rate under control to the total rate without, each in I/Os per second, one value a
-    sample.
-
-    The ratio is that of the geometric means, exp(d) with d = mean(ln x) - mean(ln y). Its interval is exp(d
-    +- t se) with se^2 = u + v, u = var(ln x)/n, v = var(ln y)/m, and t from Student's distribution with
-    Welch and Satterthwaite's degrees of freedom (u + v)^2 / (u^2/(n-1) + v^2/(m-1)) (Welch, Biometrika 34
-    (1947) 28-35). Raises MeasurementError on no values, or a rate of 0.
-    """
-    if not total or not uncontrolled or min(*total, *uncontrolled) <= 0:
-        raise MeasurementError("work conservation cannot be computed: a total is missing or 0")
-    x, y = [math.log(v) for v in total], [math.log(v) for v in uncontrolled]
-    n, m = len(x), len(y)
-    d = statistics.mean(x) - statistics.mean(y)
-    low = high = None
-    if n > 1 and m > 1:
-        u, v = statistics.variance(x) / n, statistics.variance(y) / m
-        half = 0.0
-        if u + v > 0:
-            df = (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m - 1))
-            half = _student(df, confidence) * math.sqrt(u + v)
-        low, high = math.exp(d - half), math.exp(d + half)
-    return Conservation(
-        ratio=math.exp(d), low=low, high=high, confidence=confidence, samples=n, samples_uncontrolled=m
-    )
-
-
-def crosscheck(kernel: Mapping[str, int], fio: Mapping[str, int]) -> None:
-    """Raise MeasurementError unless kernel and fio counted the same number of I/Os for each group. Both
-    over the whole life of the jobs.
+def crosscheck(kernel: Mapping[str, int], fio: Mapping[str, int], what: str = "I/Os") -> None:
+    """Raise MeasurementError unless kernel and fio counted the same number of I/Os (or of what else) for each group.
+    Both over the whole life of the jobs.
     """
     wrong = [
         f"group {group}: the kernel counted {_count(kernel, group)}, fio {_count(fio, group)}"
@@ -294,7 +293,7 @@ def crosscheck(kernel: Mapping[str, int], fio: Mapping[str, int]) -> None:
     ]
     if wrong:
         raise MeasurementError(
-            f"kernel and fio disagree about the I/Os done: {'; '.join(wrong)}",
+            f"kernel and fio disagree about the {what} done: {'; '.join(wrong)}",
             hint="bios that are split, lost, counted twice or put on another group's account do this; "
             "look at `dmsetup status` in the console log",
         )
@@ -313,19 +312,26 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _refusals(samples: Sequence[Sample], targets: Mapping[str, float]) -> list[str]:
+def _members(targets: Mapping[str, float], parts: Mapping[str, str]) -> dict[str, list[str]]:
+    """The groups of the part that each group is in, itself included."""
+    return {g: [h for h in targets if parts.get(h) == parts.get(g)] for g in targets}
+
+
+def _refusals(
+    samples: Sequence[Sample], targets: Mapping[str, float], members: Mapping[str, list[str]]
+) -> list[str]:
     """Why no verdict may rest on these samples, one sentence each; empty if one may."""
     reasons = []
     seeds = [s.seed for s in samples]
     for seed in sorted({s for s in seeds if seeds.count(s) > 1}):
         reasons.append(f"seed {seed} occurs {seeds.count(seed)} times: a repeated seed is not another sample")
     for s in samples:
-        if s.ios.keys() != targets.keys() or s.backlogged.keys() != targets.keys():
+        if targets and (s.ios.keys() != targets.keys() or not targets.keys() <= s.backlogged.keys()):
             raise MeasurementError(
                 f"sample of seed {s.seed}: counts of {sorted(s.ios)}, backlog of {sorted(s.backlogged)}, "
                 f"but targets for {sorted(targets)}"
             )
-        if not sum(s.ios.values()):
+        if not all(sum(s.ios[h] for h in members.get(g, s.ios)) for g in s.ios):
             reasons.append(f"seed {s.seed}: no I/O was completed in the common window")
         idle = [g for g, busy in s.backlogged.items() if not busy]
         if idle:
@@ -336,12 +342,20 @@ def _refusals(samples: Sequence[Sample], targets: Mapping[str, float]) -> list[s
     return reasons
 
 
-def _verdict(shares: Sequence[GroupShare], tolerance: float) -> tuple[Verdict, list[str]]:
-    """The rule of the module's docstring over the groups' own verdicts, and why it is not PASS."""
+def _verdict(
+    shares: Sequence[GroupShare], found: Sequence[FigureVerdict], tolerance: float
+) -> tuple[Verdict, list[str]]:
+    """The rule of the module's docstring over the groups' and figures' own verdicts, and why it is not PASS."""
     outside = [_outside_text(s, tolerance) for s in shares if s.verdict is Verdict.FAIL]
+    outside += [f"{_figure_text(f)}, outside {bounds_text(f)}" for f in found if f.verdict is Verdict.FAIL]
     if outside:
         return Verdict.FAIL, outside
     crossing = [_crossing_text(s, tolerance) for s in shares if s.verdict is Verdict.INCONCLUSIVE]
+    crossing += [
+        f"{_figure_text(f)}, partly inside and partly outside {bounds_text(f)}"
+        for f in found
+        if f.verdict is Verdict.INCONCLUSIVE
+    ]
     return (Verdict.INCONCLUSIVE, crossing) if crossing else (Verdict.PASS, [])
 
 
@@ -351,32 +365,55 @@ def _notes(samples: Sequence[Sample]) -> tuple[str, ...]:
     return ()
 
 
-def _values(samples: Sequence[Sample], group: str) -> list[float]:
-    return [s.ios[group] / sum(s.ios.values()) for s in samples]
+def _values(samples: Sequence[Sample], group: str, members: Sequence[str]) -> list[float]:
+    return [s.ios[group] / sum(s.ios[g] for g in members) for s in samples]
+
+
+def _interval(values: Sequence[float], level: float) -> tuple[float, float] | None:
+    """Student's t interval of the mean; None with one value, which has none."""
+    if len(values) < 2:
+        return None
+    mean = statistics.mean(values)
+    half = student(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def _place(low: float, high: float, least: float, most: float) -> Verdict:
+    """Where an interval lies: inside the bounds, wholly outside, or across an edge."""
+    edge = _EDGE * max(
+        1.0, abs(least) if math.isfinite(least) else 0.0, abs(most) if math.isfinite(most) else 0.0
+    )
+    if low > most + edge or high < least - edge:
+        return Verdict.FAIL
+    if low >= least - edge and high <= most + edge:
+        return Verdict.PASS
+    return Verdict.INCONCLUSIVE
 
 
 def _group_share(
-    samples: Sequence[Sample], group: str, target: float, tolerance: float, level: float
+    values: Sequence[float], group: str, target: float, tolerance: float, level: float
 ) -> GroupShare:
-    """Mean and Student-t interval of one group, cut to 0..1, and where it lies. With one sample the
-    interval is 0..1.
-    """
-    values = _values(samples, group)
+    """Mean and interval of one group, cut to 0..1, and where it lies. With one sample the interval is 0..1."""
+    low, high = _interval(values, level) or (0.0, 1.0)
+    low, high = max(0.0, low), min(1.0, high)
+    verdict = _place(low, high, target - tolerance, target + tolerance)
+    return GroupShare(
+        group=group, target=target, mean=statistics.mean(values), low=low, high=high, verdict=verdict
+    )
+
+
+def _figure(values: Sequence[float], bound: Bound, level: float) -> FigureVerdict:
+    """Mean and interval of a figure, and where it lies."""
     mean = statistics.mean(values)
-    low, high = 0.0, 1.0
-    if len(values) > 1:
-        half = _student(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
-        low, high = max(0.0, mean - half), min(1.0, mean + half)
-    if low > target + tolerance + _EDGE or high < target - tolerance - _EDGE:
-        verdict = Verdict.FAIL
-    elif low >= target - tolerance - _EDGE and high <= target + tolerance + _EDGE:
-        verdict = Verdict.PASS
-    else:
-        verdict = Verdict.INCONCLUSIVE
-    return GroupShare(group=group, target=target, mean=mean, low=low, high=high, verdict=verdict)
+    low, high = _interval(values, level) or (mean, mean)
+    least = -math.inf if bound.at_least is None else bound.at_least
+    most = math.inf if bound.at_most is None else bound.at_most
+    return FigureVerdict(
+        **bound.model_dump(), mean=mean, low=low, high=high, verdict=_place(low, high, least, most)
+    )
 
 
-def _student(df: float, confidence: float) -> float:
+def student(df: float, confidence: float) -> float:
     """Two-sided quantile of Student's t."""
     from scipy.special import stdtrit  # 0.3 s that a cached boot does not have
 
@@ -384,19 +421,35 @@ def _student(df: float, confidence: float) -> float:
 
 
 def _samples_needed(
-    samples: Sequence[Sample], shares: Sequence[GroupShare], tolerance: float, level: float
+    samples: Sequence[Sample],
+    shares: Sequence[GroupShare],
+    found: Sequence[FigureVerdict],
+    members: Mapping[str, Sequence[str]],
+    tolerance: float,
+    level: float,
 ) -> int | None:
     import numpy as np
     from scipy.special import stdtrit
 
+    open_: list[tuple[list[float], float, tuple[float, ...]]] = [
+        (_values(samples, s.group, members[s.group]), s.mean, (s.target - tolerance, s.target + tolerance))
+        for s in shares
+        if s.verdict is Verdict.INCONCLUSIVE
+    ]
+    open_ += [
+        (
+            [s.figures[f.label] for s in samples],
+            f.mean,
+            tuple(e for e in (f.at_least, f.at_most) if e is not None),
+        )
+        for f in found
+        if f.verdict is Verdict.INCONCLUSIVE
+    ]
     sizes = np.arange(len(samples) + 1, _SEARCH_LIMIT)
     half_per_spread = stdtrit(sizes - 1, 0.5 + level / 2) / np.sqrt(sizes)
     enough = np.ones(sizes.shape, dtype=bool)
-    for share in shares:
-        if share.verdict is Verdict.INCONCLUSIVE:
-            off = share.mean - share.target
-            room = min(abs(off - tolerance), abs(off + tolerance))
-            enough &= half_per_spread * statistics.stdev(_values(samples, share.group)) <= room
+    for values, mean, edges in open_:
+        enough &= half_per_spread * statistics.stdev(values) <= min(abs(mean - edge) for edge in edges)
     return int(sizes[enough.argmax()]) if enough.any() else None
 
 
@@ -414,6 +467,25 @@ def _crossing_text(share: GroupShare, tolerance: float) -> str:
         f"{share.group} got {_interval_text(share)}, partly inside and partly outside "
         f"{percent(share.target)} \N{PLUS-MINUS SIGN} {100 * tolerance:g} points"
     )
+
+
+def number(value: float) -> str:
+    """A figure for people: at most four digits that matter."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def bounds_text(bound: Bound) -> str:
+    """``at most 0.5 s``."""
+    words = []
+    if bound.at_least is not None:
+        words.append(f"at least {number(bound.at_least)}")
+    if bound.at_most is not None:
+        words.append(f"at most {number(bound.at_most)}")
+    return f"{' and '.join(words)} {bound.unit}" if words else "no bound"
+
+
+def _figure_text(found: FigureVerdict) -> str:
+    return f"{found.label} is {number(found.mean)} (interval {number(found.low)} to {number(found.high)} {found.unit})"
 
 
 def _count(counts: Mapping[str, int], group: str) -> str:

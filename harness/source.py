@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -65,11 +65,20 @@ class GitName(_Strict):
 
 
 class VirtualDisk(_Strict):
-    """The disk simulated inside the guest, for the virtual clock."""
+    """The disk simulated inside the guest, for the virtual clock.
+
+    append: the kernel's command line, with places for ``parameters`` (str.format), whose usual values these are:
+    size_mb, partitions, delay_ms, virtual_gb.
+    """
 
     module: str
     append: str
     device: str
+    parameters: dict[str, int] = {}
+
+    def command_line(self, parameters: Mapping[str, int]) -> str:
+        """What to append, with these parameters instead of the usual ones."""
+        return self.append.format_map({**self.parameters, **parameters})
 
 
 class KernelSpec(_Strict):

@@ -98,12 +98,15 @@ class Testbed:
         append: str = "",
         memory_mb: int = MEMORY_MB,
         cpus: int = 1,
+        virtual_disk: Mapping[str, int] | None = None,
     ) -> MachineSpec:
-        """A machine of this kernel; on the virtual clock its disk is the one of the kernel's manifest."""
+        """A machine of this kernel; on the virtual clock its disk is the one of the kernel's manifest, with
+        ``virtual_disk`` for its parameters (`source.VirtualDisk`).
+        """
         accel = self.tcg if clock == "virtual" else self.accel
         words = [self.spec.append, append]
         if clock == "virtual":
-            words.append(self.spec.virtual_disk.append)
+            words.append(self.spec.virtual_disk.command_line(virtual_disk or {}))
         return MachineSpec(
             kernel=build.bzimage,
             vmlinux=build.vmlinux,

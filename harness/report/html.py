@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from harness.record import MachineRecord, Run
 from harness.report import conformance, plots, summary
-from harness.shares import LOOKS
+from harness.shares import LOOKS, number
 
 _FULL_LOG = 600
 _SHORT_LOG = 60
@@ -53,6 +53,10 @@ def render(run: Run, folder: Path) -> str:
         points=summary.points,
         duration=summary.duration,
         ratio=summary.ratio,
+        rate=summary.rate,
+        number=number,
+        bounds=summary.bounds,
+        label=summary.label,
         command=shlex.join,
         moment=_moment,
     )
@@ -77,6 +81,7 @@ def render(run: Run, folder: Path) -> str:
         configs={b.key: _config(folder / b.config) for b in run.builds if b.config},
         seconds=(run.finished - run.started).total_seconds() if run.finished else None,
         looks=LOOKS,
+        sample_share=summary.sample_share,
     )
 
 

@@ -12,7 +12,7 @@ from harness.mutant import MutantRecord
 from harness.record import ControlRecord, Run, ScenarioRecord, TestRecord
 from harness.report import conformance
 from harness.report.summary import headline, percent, shown
-from harness.shares import ShareVerdict, Verdict
+from harness.shares import ShareVerdict, Verdict, bounds_text, number
 
 
 def render(run: Run) -> str:
@@ -65,6 +65,8 @@ def _scenario_case(run: Run, scenario: ScenarioRecord) -> Any:
     _share_properties(case, scenario.judged)
     case.add_property("clock", scenario.clock)
     case.add_property("command", scenario.command)
+    if scenario.expected_failure:
+        case.add_property("expected failure", shown(scenario.expected_failure))
     if scenario.conservation:
         case.add_property("work conservation, %", percent(scenario.conservation.ratio, 2))
     why = "; ".join(scenario.reasons)
@@ -76,11 +78,13 @@ def _scenario_case(run: Run, scenario: ScenarioRecord) -> Any:
 
 
 def _control_case(scenario: ScenarioRecord, control: ControlRecord) -> Any:
-    """A control passes by missing the target."""
+    """A control passes by missing the target, or by reaching it if it must."""
     case = TestCase(control.name, f"scenarios.{scenario.name}.controls", 0.0)
     _share_properties(case, control.judged)
     if control.verdict is Verdict.FAIL:
         why = f"reaches the target without what is tested: {control.description}"
+        if control.reaches:
+            why = f"misses the target, which it must reach: {control.description}"
         case.result = [Failure(shown(why), "control")]
     elif control.verdict is not Verdict.PASS:
         why = "; ".join(control.judged.reasons) if control.judged else "not judged"
@@ -93,6 +97,10 @@ def _share_properties(case: Any, judged: ShareVerdict | None) -> None:
         value = f"{percent(share.mean, 2)} ({percent(share.low, 2)} to {percent(share.high, 2)})"
         case.add_property(f"share of {share.group}, %", value)
         case.add_property(f"target of {share.group}, %", percent(share.target, 2))
+    for figure in judged.figures if judged else ():
+        text = f"{number(figure.mean)} ({number(figure.low)} to {number(figure.high)}) {figure.unit}"
+        case.add_property(figure.label, shown(text))
+        case.add_property(f"bounds of {figure.label}", bounds_text(figure))
 
 
 def _test_case(test: TestRecord, rows: Sequence[str], seen: Sequence[str]) -> Any:

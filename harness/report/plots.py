@@ -64,7 +64,8 @@ def shares(scenarios: Sequence[ScenarioRecord]) -> str | None:
     ticks: list[tuple[float, str]] = []
     for scenario in judged:
         assert scenario.judged is not None
-        where.text(0, y, scenario.name, va="center", fontsize=9.5, fontweight="bold", color=_COLOUR["ink"])
+        name = scenario.name + (" (expected failure)" if scenario.expected_failure else "")
+        where.text(0, y, name, va="center", fontsize=9.5, fontweight="bold", color=_COLOUR["ink"])
         for share in scenario.judged.shares:
             y += 1
             ticks.append((y, f"{share.group} \N{MIDDLE DOT} {percent(share.target)} %"))
@@ -88,7 +89,7 @@ def bandwidth(scenario: ScenarioRecord) -> str | None:
         return None
     figure = _figure(5.2, 2.1)
     axes = figure.subplots()
-    total = scenario.total_iops
+    total = None if scenario.phases else scenario.total_rate
     ends: list[tuple[float, str, str]] = []
     for i, (group, values) in enumerate(lines):
         if not values:
@@ -96,15 +97,19 @@ def bandwidth(scenario: ScenarioRecord) -> str | None:
         colour = _COLOUR[f"group{i % GROUP_COLOURS}"]
         seconds, rates = [s for s, _ in values], [r for _, r in values]
         axes.plot(seconds, rates, color=colour, linestyle=_DASHES[i % len(_DASHES)], linewidth=1.8)
-        if total is not None:
+        if total is not None and group.target is not None:
             axes.axhline(group.target * total, color=colour, linewidth=0.8, alpha=0.45)
         ends.append((sum(rates) / len(rates), group.name, colour))
     highest = max(r for _, values in lines for _, r in values)
-    axes.set_ylim(0, 1.12 * max(highest, *(g.target * (total or 0) for g in scenario.groups), 1))
+    levels = [(g.target or 0.0) * (total or 0.0) for g in scenario.groups]
+    axes.set_ylim(0, 1.12 * max(highest, *levels, 1))
+    for name, begin in scenario.phases:
+        axes.axvline(begin, color=_COLOUR["grid"], linewidth=1)
+        axes.text(begin, axes.get_ylim()[1], f" {name}", fontsize=8, va="top", color=_COLOUR["muted"])
     axes.margins(x=0.01)
     _label_ends(axes, ends)
     axes.set_xlabel("seconds in the common window")
-    axes.set_ylabel("I/Os per second")
+    axes.set_ylabel("sectors per second" if scenario.metric == "sectors" else "I/Os per second")
     _plain(axes)
     axes.grid(axis="y", color=_COLOUR["grid"], linewidth=0.7)
     figure.subplots_adjust(left=0.12, right=0.87, top=0.96, bottom=0.21)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.record import ControlRecord, Run, RunVerdict, ScenarioRecord, verdict
-from harness.shares import Conservation, GroupShare, Verdict
+from harness.record import ControlRecord, GroupRecord, Run, RunVerdict, ScenarioRecord, verdict
+from harness.shares import FigureVerdict, GroupShare, Sample, Verdict, bounds_text
+from harness.throughput import Conservation
 
 SYMBOLS = {
     "pass": "\N{CHECK MARK}",
@@ -66,6 +67,37 @@ def headline(run: Run) -> tuple[RunVerdict, str]:
     return word, text
 
 
+def label(scenario: ScenarioRecord) -> str:
+    """A scenario's verdict in a word or two."""
+    if scenario.verdict is None:
+        return "not judged"
+    if scenario.expected_failure and scenario.verdict is Verdict.PASS:
+        return "EXPECTED FAILURE"
+    return WORDS[scenario.verdict.value]
+
+
+def sample_share(sample: Sample, group: GroupRecord, groups: Sequence[GroupRecord]) -> str:
+    """The share of a group in a sample, in per cent; a dash where there is none."""
+    all_ = sum(sample.ios.get(g.name, 0) for g in groups if g.part == group.part)
+    return percent(sample.ios[group.name] / all_, 2) if all_ and group.name in sample.ios else "\N{EN DASH}"
+
+
+def rate(scenario: ScenarioRecord) -> str:
+    """What all groups together did, with its unit."""
+    if scenario.total_rate is None:
+        return "\N{EN DASH}"
+    if scenario.metric == "sectors":
+        return f"{scenario.total_rate / 2:.0f} KB/s"
+    return f"{scenario.total_rate:.0f} IOPS"
+
+
+def bounds(figure: FigureVerdict) -> str:
+    """``at most 330``; shares as ``80 +- 3``."""
+    if figure.at_least is None and figure.at_most is None:
+        return "\N{EN DASH}"
+    return bounds_text(figure).removesuffix(f" {figure.unit}")
+
+
 def count(number: int, noun: str) -> str:
     """``1 scenario``, ``2 scenarios``."""
     return f"{number} {noun}{'s' * (number != 1)}"
@@ -109,7 +141,7 @@ def controls(run: Run) -> list[tuple[ScenarioRecord, ControlRecord]]:
 
 def largest_deviation(run: Run) -> tuple[ScenarioRecord, GroupShare] | None:
     """The judged share that is farthest from its target, and its scenario."""
-    judged = [(s, g) for s in run.scenarios if s.judged for g in s.judged.shares]
+    judged = [(s, g) for s in run.scenarios if s.judged and not s.expected_failure for g in s.judged.shares]
     return max(judged, key=lambda pair: abs(pair[1].mean - pair[1].target), default=None)
 
 
@@ -131,8 +163,14 @@ def _pass_text(run: Run) -> str:
     parts = []
     n, m = len(run.scenarios), len(controls(run))
     if n:
+        documented = sum(s.expected_failure is not None for s in run.scenarios)
         text = "The scenario is on target" if n == 1 else f"All {n} scenarios are on target"
-        if m:
+        if documented:
+            text = f"{n - documented} scenarios are on target, {documented} are not, as documented"
+        reaching = sum(c.reaches for _, c in controls(run))
+        if reaching:
+            text += f", and all {m} controls came out as they must"
+        elif m:
             text += ", and its negative control" if m == 1 else f", and all {m} negative controls"
             text += " missed it"
         parts.append(text)

@@ -17,15 +17,18 @@ from harness.report import conformance
 from harness.report.summary import (
     SYMBOLS,
     WORDS,
+    bounds,
     controls,
     count,
     duration,
     headline,
+    label,
     percent,
     points,
+    rate,
     shown,
 )
-from harness.shares import Verdict
+from harness.shares import Verdict, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,10 +162,11 @@ def _shares(scenarios: Sequence[ScenarioRecord]) -> Table:
         column.no_wrap = True
     for scenario in scenarios:
         word = scenario.verdict.value if scenario.verdict else "interrupted"
-        label = WORDS[word] if scenario.verdict else "not judged"
         samples = _text(f"n={len(scenario.samples)}", "dim")
-        total = _text("" if scenario.total_iops is None else f"{scenario.total_iops:.0f} IOPS", "dim")
-        table.add_row(_text(scenario.name, "bold"), "", samples, total, "", _text(label, _STYLES[word]))
+        total = _text("" if scenario.total_rate is None else rate(scenario), "dim")
+        table.add_row(
+            _text(scenario.name, "bold"), "", samples, total, "", _text(label(scenario), _STYLES[word])
+        )
         for share in scenario.judged.shares if scenario.judged else ():
             table.add_row(
                 _text(f"  {share.group}"),
@@ -172,6 +176,16 @@ def _shares(scenarios: Sequence[ScenarioRecord]) -> Table:
                 points(share),
                 _text(_INSIDE[share.verdict], _STYLES[share.verdict.value].removeprefix("bold ")),
             )
+        for figure in scenario.judged.figures if scenario.judged else ():
+            if figure.at_least is not None or figure.at_most is not None:
+                table.add_row(
+                    _text(f"  {figure.label}"),
+                    _text(bounds(figure)),
+                    _text(number(figure.mean), "bold"),
+                    _text(f"{number(figure.low)}..{number(figure.high)}"),
+                    _text(figure.unit),
+                    _text(_INSIDE[figure.verdict], _STYLES[figure.verdict.value].removeprefix("bold ")),
+                )
     return table
 
 
@@ -180,7 +194,12 @@ def _print_controls(out: Console, run: Run) -> None:
     missed = sum(c.verdict is Verdict.PASS for _, c in every)
     if every:
         style = "" if missed == len(every) else _STYLES["inconclusive"]
-        text = f"negative controls that missed the target, as they must: {missed} of {len(every)}"
+        what = (
+            "controls that came out"
+            if any(c.reaches for _, c in every)
+            else "negative controls that missed the target,"
+        )
+        text = f"{what} as they must: {missed} of {len(every)}"
         out.print()
         out.print(_text(text, style))
 

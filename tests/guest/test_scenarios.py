@@ -3,11 +3,17 @@
 import pytest
 
 from harness import project, scenario
-from harness.shares import Verdict
+from harness.shares import Verdict, bounds_text, number
 
 # Those of the real clock last: they have the host to themselves then.
 SCENARIOS = sorted(scenario.load_all(project.scenarios_dir()), key=lambda s: (s.clock == "real", s.name))
-CASES = [pytest.param(s, marks=pytest.mark.contract(*s.contract), id=s.name) for s in SCENARIOS]
+
+
+def _marks(chosen):
+    return [pytest.mark.contract(*chosen.contract), *([pytest.mark.core] if chosen.core else [])]
+
+
+CASES = [pytest.param(s, marks=_marks(s), id=s.name) for s in SCENARIOS]
 
 
 @pytest.mark.guest
@@ -17,4 +23,11 @@ def test_shares(scenario, campaign, seen):
     entry = campaign.verdict(scenario)
     for share in entry.judged.shares if entry.judged else ():
         seen(f"{scenario.name}: {share.group} {100 * share.mean:.1f} % of {100 * share.target:.1f}")
+    for figure in entry.judged.figures if entry.judged else ():
+        if figure.unit != "%" and (figure.at_least is not None or figure.at_most is not None):
+            seen(
+                f"{scenario.name}: {figure.label}: {number(figure.mean)} {figure.unit}, {bounds_text(figure)}"
+            )
+    if scenario.expected_failure:
+        seen(f"{scenario.name}: an expected failure, {scenario.expected_failure}")
     assert entry.verdict is Verdict.PASS, "\n".join(entry.reasons)

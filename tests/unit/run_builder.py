@@ -26,13 +26,12 @@ from harness.record import (
 )
 from harness.shares import (
     Sample,
-    conservation,
     control_verdict,
     judge,
-    saturation,
     scenario_verdict,
     targets,
 )
+from harness.throughput import conservation, saturation
 
 START = datetime(2009, 9, 9, 9, 9, 9, tzinfo=UTC)
 WOBBLE = (0.0, 0.004, -0.003, 0.002, -0.001, 0.005, -0.004, 0.001, -0.002)

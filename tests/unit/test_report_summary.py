@@ -7,7 +7,8 @@ import run_builder
 
 from harness.record import ErrorRecord, Recorder, RunVerdict
 from harness.report.summary import duration, headline, largest_deviation, ratio, shown
-from harness.shares import Verdict, conservation
+from harness.shares import Verdict
+from harness.throughput import conservation
 
 EN_DASH = "\N{EN DASH}"
 

@@ -46,6 +46,21 @@ def test_targets_follow_the_weights(tmp_path):
         (f'[load]\nbs = "4k/8k"{GOOD.replace("title", "# title")}', "bs"),
         (f"{GOOD}[timing]\nstep = 3.0\n", "window"),
         (f"{GOOD}[load]\ndepth = 24\n", "depth"),
+        (
+            GOOD.replace('name = "b"', 'name = "b"\nshare = "y"')
+            + "[disk]\none_at_a_time = true\nvirtual_gb = 4\n",
+            "partitions",
+        ),
+        (GOOD.replace('name = "b"', 'name = "b"\npublished = 20.0'), "published"),
+        (f"{GOOD}[disk]\none_at_a_time = true\nvirtual_gb = 4\n", "reads"),
+        (f'{GOOD}[disk]\none_at_a_time = true\n[load]\nrw = "read"\n', "larger than memory"),
+        (f'{GOOD}[load]\nrw = "write"\ndepth = 1\nbuffered = true\nregion = "1m"\n', "dirty"),
+        (f"{GOOD}[load]\nbuffered = true\n", "region"),
+        (f'{GOOD}[[phase]]\nname = "one"\nseconds = 3.0\nidle = ["z"]\n', "no group z"),
+        (f'{GOOD}[[figure]]\nkind = "throughput"\nphase = "none"\n', "no such phase"),
+        (f'{GOOD}[[figure]]\nkind = "surplus"\nphase = "none"\n', "groups"),
+        (f'{GOOD}[[figure]]\nkind = "throughput"\nphase = "p"\nat_least = 0.9\n', "why"),
+        (f'{GOOD}[[control]]\nkind = "ioband"\n', "ioband"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, said):
@@ -59,29 +74,78 @@ def test_no_scenario_at_all(tmp_path):
         scenario.load_all(tmp_path)
 
 
-@pytest.mark.parametrize("chosen", ALL, ids=lambda s: s.name)
-@pytest.mark.parametrize("role", ["series", "compat"])
-def test_scripts_are_shell(chosen, role):
-    files = script.compile_scenario(chosen, role, 1, "/dev/vda" if chosen.clock == "real" else "/dev/sda")
+CASES = [(s, c) for s in ALL for c in (None, *s.control)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "control"), CASES, ids=[f"{s.name}-{c.name if c else 'series'}" for s, c in CASES]
+)
+def test_scripts_are_shell(chosen, control):
+    files = script.compile_scenario(chosen, control, 1, "/dev/vda" if chosen.clock == "real" else "/dev/sda")
     subprocess.run(["sh", "-n"], input=files[script.SCRIPT], check=True)
-    assert {f"{script.JOBS}/{g.name}.fio" for g in chosen.group} == files.keys() - {script.SCRIPT}
-    assert ("ioband" in files[script.SCRIPT].decode()) == (role == "series")
+    jobs = {
+        f"{script.JOBS}/{name[4:-5]}.fio" for g in chosen.group for name in script.fio_outputs(chosen, g.name)
+    }
+    assert jobs == files.keys() - {script.SCRIPT}
+    assert (" ioband /dev/" in files[script.SCRIPT].decode()) == (control is None or control.kind != "compat")
+
+
+def named(name):
+    return next(s for s in ALL if s.name == name)
+
+
+def text_of(chosen, control=None):
+    return script.compile_scenario(chosen, control, 1, "/dev/sda")[script.SCRIPT].decode()
 
 
 def test_a_seed_decides_everything_that_varies():
-    chosen = next(s for s in ALL if s.name == "cgroup-40-20-10")
-    compiled = [script.compile_scenario(chosen, "series", seed, "/dev/sda") for seed in (1, 1, 2)]
+    chosen = named("cgroup-40-20-10")
+    compiled = [script.compile_scenario(chosen, None, seed, "/dev/sda") for seed in (1, 1, 2)]
     assert compiled[0] == compiled[1] != compiled[2]
     assert len({script.vary(chosen, seed).order for seed in range(20)}) > 1
 
 
 def test_control_weights_reach_the_guest():
-    chosen = next(s for s in ALL if s.name == "cgroup-80-20")
-    text = script.compile_scenario(chosen, "weights", 1, "/dev/sda", (50, 50))[script.SCRIPT].decode()
+    chosen = named("cgroup-80-20")
+    control = next(c for c in chosen.control if c.kind == "weights")
+    text = text_of(chosen, control)
     assert text.count('echo "disk 50"') == 2 and 'echo "disk 80"' not in text
 
 
-def test_partitions_on_the_real_clock_are_refused():
-    chosen = next(s for s in ALL if s.by == "partition").model_copy(update={"clock": "real"})
+def test_control_parameters_reach_the_guest():
+    chosen = named("idle-and-back")
+    control = next(c for c in chosen.control if c.kind == "ioband")
+    assert control.name == "carryover-16"
+    assert "dmsetup message disk 0 carryover 16" in text_of(chosen, control)
+    assert "carryover" not in text_of(chosen)
+
+
+def test_shares_and_one_share():
+    chosen = named("two-shares")
+    control = next(c for c in chosen.control if c.kind == "one-share")
+    apart, together = text_of(chosen), text_of(chosen, control)
+    assert "ioband /dev/sda1 x 0 0 cgroup" in apart and "ioband /dev/sda2 y 0 0 cgroup" in apart
+    assert "ioband /dev/sda1 x 0 0 cgroup" in together and "ioband /dev/sda2 x 0 0 cgroup" in together
+    assert chosen.targets == pytest.approx({"a": 0.8, "b": 0.2, "c": 0.7, "d": 0.3})
+    assert chosen.targets_in(chosen.phase[1]) == pytest.approx({"a": 0.2, "b": 0.8, "c": 0.7, "d": 0.3})
+
+
+def test_who_rests_has_no_target_and_is_stopped():
+    chosen = named("idle-and-back")
+    assert chosen.targets_in(chosen.phase[1]) == {"a": 1.0}
+    text = text_of(chosen)
+    assert text.index("kill -STOP $pids_b") < text.index("kill -CONT $pids_b")
+
+
+def test_partitions_on_the_real_clock_are_refused(tmp_path):
     with pytest.raises(UserError, match="virtual clock"):
-        script.compile_scenario(chosen, "series", 1, "/dev/vda")
+        load(tmp_path, f'clock = "real"\nby = "partition"\n{GOOD}')
+
+
+def test_a_saturation_run_of_a_loop_device_reads_nothing_twice():
+    chosen = named("low-depth-throttle-4")
+    files = script.compile_saturation(chosen, chosen.load, "/dev/sda")
+    offsets = [
+        line for text in files.values() for line in text.decode().splitlines() if line.startswith("offset=")
+    ]
+    assert len(set(offsets)) == len(script.DEPTHS) and b"losetup" in files[script.SCRIPT]

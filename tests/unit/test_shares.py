@@ -16,15 +16,14 @@ from harness.shares import (
     Sample,
     ShareVerdict,
     Verdict,
-    conservation,
     control_verdict,
     crosscheck,
     jain,
     judge,
-    saturation,
     scenario_verdict,
     targets,
 )
+from harness.throughput import conservation, saturation
 
 deterministic = settings(database=None, derandomize=True, max_examples=150, deadline=None)
 T80 = {"a": 0.8, "b": 0.2}

@@ -1,0 +1,160 @@
+"""From the counters of a run to a sample for ``shares.judge``, and what that sample must keep to."""
+
+from __future__ import annotations
+
+from harness import fio, shares
+from harness.errors import MeasurementError
+from harness.figures import measure
+from harness.outcome import SECTOR, Outcome
+from harness.scenario import Load, Phase, Scenario
+from harness.shares import Bound, Sample
+from harness.throughput import Saturation
+
+# Part of the submissions that may find the queue less than full although the group asks for all it can get:
+# completions come in bunches.
+NOT_FULL = 0.05
+
+
+def sample(scenario: Scenario, outcome: Outcome, seed: int, saturations: dict[Load, Saturation]) -> Sample:
+    """The sample of one run. saturations: how many I/Os in flight fill this disk, by load.
+
+    Raises MeasurementError when fio and the kernel disagree about what was done.
+    """
+    first, last, targets = _judged_window(scenario, outcome)
+    work = outcome.course(scenario.metric).work
+    names = list(targets) or [g.name for g in scenario.group]
+    found = Sample(
+        seed=seed,
+        ios={name: work[name][last] - work[name][first] for name in names},
+        seconds=outcome.times[last] - outcome.times[first],
+        backlogged=_backlogged(scenario, outcome),
+        saturated=not scenario.saturates or _saturated(scenario, outcome, saturations),
+        fio_ios={} if scenario.load.buffered else {n: r.total_ios for n, r in outcome.fio.items()},
+        total_ios_kernel={} if scenario.load.buffered else {n: outcome.ios(n)[-1] for n in outcome.fio},
+        fio_sectors={n: r.io_bytes // SECTOR for n, r in outcome.fio.items()},
+        total_sectors_kernel={n: sectors[-1] for n, sectors in outcome.sectors.items()},
+        drifted=_restless(scenario, outcome),
+        figures=_figures(scenario, outcome, saturations),
+    )
+    shares.crosscheck(found.total_ios_kernel, found.fio_ios)
+    shares.crosscheck(found.total_sectors_kernel, found.fio_sectors, "sectors")
+    return found
+
+
+def bounds(scenario: Scenario) -> list[Bound]:
+    """Of the figures: those that the scenario names, and the shares in all its phases but the first judged one."""
+    found = []
+    for phase, group, target in _further_shares(scenario):
+        found.append(
+            Bound(
+                label=_share_label(group, phase),
+                unit="%",
+                at_least=100 * (target - scenario.tolerance) if phase.judged else None,
+                at_most=100 * (target + scenario.tolerance) if phase.judged else None,
+                why=f"{shares.percent(target)} by weight" if phase.judged else "",
+                published=phase.published.get(group),
+            )
+        )
+    found += [
+        Bound(label=f.label, unit=f.unit, at_least=f.at_least, at_most=f.at_most, why=f.why)
+        for f in scenario.figure
+    ]
+    return found
+
+
+def backlogged(result: fio.JobResult, depth: int, jobs: int) -> bool:
+    """Whether a group always asked for more than it got: its queues were full, but for filling them at the start.
+
+    A group that gets nothing is backlogged all the same: to starve it is a failure, not a missing precondition.
+    """
+    partly = (100.0 - result.percent_at_depth(depth)) / 100.0 * result.total_ios
+    return partly <= NOT_FULL * result.total_ios + jobs * depth
+
+
+def _backlogged(scenario: Scenario, outcome: Outcome) -> dict[str, bool]:
+    """A buffered writer never pauses of itself: it is the page cache that lets it wait, or not."""
+    found = {}
+    for group in scenario.group:
+        load = group.load(scenario.load)
+        jobs = group.jobs + sum(phase.more.get(group.name, 0) for phase in scenario.phase)
+        found[group.name] = load.buffered or backlogged(outcome.fio[group.name], load.depth, jobs)
+    return found
+
+
+def _saturated(scenario: Scenario, outcome: Outcome, saturations: dict[Load, Saturation]) -> bool:
+    """Whether each group by itself kept the disk full, so that they competed for it; for buffered writers, whether
+    the disk's queue was as long.
+    """
+    loads = {g.name: g.load(scenario.load) for g in scenario.group}
+    if not all(saturations[load].reached for load in loads.values()):
+        return False
+    if scenario.load.buffered:
+        return all(outcome.mean_in_flight >= saturations[load].depth for load in loads.values())
+    return all(g.jobs * loads[g.name].depth >= saturations[loads[g.name]].depth for g in scenario.group)
+
+
+def _restless(scenario: Scenario, outcome: Outcome) -> tuple[str, ...]:
+    """Groups that did more in a phase in which they should rest than end what they had begun."""
+    found = []
+    for phase in scenario.phase:
+        first, last = outcome.phases[phase.name]
+        for group in scenario.group:
+            # what is in flight, and what the call that submits just now brings in spite of the signal
+            begun = 2 * group.jobs * group.load(scenario.load).depth
+            done = outcome.ios(group.name)[last] - outcome.ios(group.name)[first]
+            if group.name in phase.idle and done > begun:
+                found.append(f"{group.name} did {done} I/Os in phase {phase.name}, in which it should rest")
+    return tuple(found)
+
+
+def _judged_window(scenario: Scenario, outcome: Outcome) -> tuple[int, int, dict[str, float]]:
+    """First and last reading of what the shares are taken from, and their targets."""
+    phase = next((p for p in scenario.phase if p.judged), None)
+    if phase is None:
+        return *outcome.window, scenario.targets
+    return *_settled_window(phase, outcome), scenario.targets
+
+
+def _settled_window(phase: Phase, outcome: Outcome) -> tuple[int, int]:
+    """The phase without its first ``settle`` seconds."""
+    first, last = outcome.phases[phase.name]
+    begin = outcome.times[first] + phase.settle
+    first = next((i for i in range(first, last) if outcome.times[i] >= begin), last)
+    if first == last:
+        raise MeasurementError(f"phase {phase.name} has no two readings after {phase.settle} s")
+    return first, last
+
+
+def _further_shares(scenario: Scenario) -> list[tuple[Phase, str, float]]:
+    main = next((p for p in scenario.phase if p.judged), None)
+    return [
+        (phase, group, target)
+        for phase in scenario.phase
+        if phase is not main
+        for group, target in scenario.targets_in(phase).items()
+    ]
+
+
+def _share_label(group: str, phase: Phase) -> str:
+    return f"share of {group}, {phase.name}"
+
+
+def _figures(scenario: Scenario, outcome: Outcome, saturations: dict[Load, Saturation]) -> dict[str, float]:
+    course = outcome.course(scenario.metric)
+    found = {}
+    for phase, group, _ in _further_shares(scenario):
+        first, last = _settled_window(phase, outcome)
+        part = [g for g in scenario.targets_in(phase) if scenario.parts[g] == scenario.parts[group]]
+        total = sum(course.work[g][last] - course.work[g][first] for g in part)
+        done = course.work[group][last] - course.work[group][first]
+        found[_share_label(group, phase)] = 100 * done / total if total else 0.0
+    phases = {phase.name: phase for phase in scenario.phase}
+    for figure in scenario.figure:
+        found[figure.label] = measure(
+            figure,
+            course,
+            targets=scenario.targets_in(phases[figure.phase]),
+            parts=scenario.parts,
+            most=max(s.max_iops for s in saturations.values()),
+        )
+    return found
