@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
@@ -30,7 +31,7 @@ def render(run: Run, folder: Path) -> str:
     are named as missing.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     def harmless(value: Any) -> Any:
         """Every value that the template prints goes through here, then through autoescape."""
@@ -38,6 +39,10 @@ def render(run: Run, folder: Path) -> str:
 
     def drawing(svg: str | None) -> Markup | None:
         return Markup(svg) if svg else None  # noqa: S704 - made by plots.py, whose texts matplotlib escapes
+
+    def code(text: str) -> Markup:
+        """What stands between backticks, as code."""
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(summary.shown(text)))))  # noqa: S704 - escaped
 
     environment = Environment(
         loader=PackageLoader("harness.report"),
@@ -57,6 +62,7 @@ def render(run: Run, folder: Path) -> str:
         number=number,
         bounds=summary.bounds,
         label=summary.label,
+        code=code,
         command=shlex.join,
         moment=_moment,
     )

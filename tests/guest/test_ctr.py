@@ -121,7 +121,7 @@ def test_refused(guest, make, seen, some):
         with KernelLog(guest) as log, refused(errno_name):
             make(line)
         assert f"ioband: {words}" in log.text, line
-        seen(f"{line.removeprefix(DISK).strip() or 'nothing'}: {errno_name} {words!r}")
+        seen(f"{line.removeprefix(DISK).strip() or 'nothing'} \N{RIGHTWARDS ARROW} {errno_name} {words!r}")
     made = make(f"{DISK} s 7 9 none weight")  # neither the name nor the share nor the disk is still in use
     assert shown(made) == "s 7 9 none weight 36 :100"
 
@@ -132,7 +132,7 @@ def test_accepted(make, seen, some):
         device = make(line)
         assert shown(device) == table, line
         device.remove()
-        seen(f"{line.removeprefix(DISK).strip()}: {table}")
+        seen(f"{line.removeprefix(DISK).strip()} \N{RIGHTWARDS ARROW} {table}")
 
 
 @pytest.mark.contract("ctr-03")

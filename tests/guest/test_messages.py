@@ -118,7 +118,7 @@ def test_taken(make, seen, some):
         device.message(*message.split())
         assert shown(device) == after, message
         device.remove()
-        seen(f"{message}: {after}")
+        seen(f"{message} \N{RIGHTWARDS ARROW} {after}")
 
 
 @pytest.mark.parametrize("some", by_row(REFUSED))
@@ -133,7 +133,7 @@ def test_refused(guest, make, seen, some):
             device.message(*message.split())
         assert not words or words in log.text, message
         assert shown(device) == before, f"{message} is refused and yet changes something"
-        seen(f"{message}: {errno_name}{f' {words!r}' * bool(words)}")
+        seen(f"{message} \N{RIGHTWARDS ARROW} {errno_name}{f' {words!r}' * bool(words)}")
 
 
 @pytest.fixture

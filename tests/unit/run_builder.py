@@ -109,7 +109,7 @@ def row(
     return ConformanceRecord(
         id=name,
         section={"ctr": "Table line", "msg": "Messages"}[name.partition("-")[0]],
-        says=f"What {name} promises.",
+        says=f"What `{name}` promises & does.",
         untested=untested,
         results=[
             RowResult(

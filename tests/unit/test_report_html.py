@@ -216,8 +216,9 @@ def test_a_precondition_that_was_not_met_is_beside_its_sample(tmp_path: Path) ->
 
 def test_each_row_of_the_contract_has_what_was_seen_and_a_verdict_per_flavour(failing: Made) -> None:
     text = failing.page.text
-    assert "What msg-weight-01 promises. EINVAL \N{BALLOT X} 1 of 2 failed \N{BALLOT X} failed" in text
+    assert "What msg-weight-01 promises & does. EINVAL \N{BALLOT X} 1 of 2 failed \N{BALLOT X} failed" in text
     assert "not testable: nothing outside the kernel shows it" in text
+    assert "What <code>msg-weight-01</code> promises &amp; does." in failing.html
     assert "6 more facts" in text
     assert "fact <8>" in text
 
