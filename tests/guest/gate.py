@@ -111,7 +111,7 @@ class Scene:
         self.band = band
         self.pool = pool
         self.length = sectors(guest, band.path)
-        self._gate_stat, self._band_stat = (_stat_path(guest, d.name) for d in (gate, band))
+        self.gate_stat, self.band_stat = (_stat_path(guest, d.name) for d in (gate, band))
         self._lower_stat = f"/sys/block/{LOWER.removeprefix('/dev/')}/stat"
         self._lower_start = self.lower().bios
 
@@ -119,7 +119,7 @@ class Scene:
 
     def level(self) -> Level:
         """Of now; exact while nothing moves."""
-        text = self.guest.run(["cat", self._band_stat, self._gate_stat]).stdout.splitlines()
+        text = self.guest.run(["cat", self.band_stat, self.gate_stat]).stdout.splitlines()
         band, gate = (Counters.parse(line) for line in text)
         return Level(band.ios, gate.ios, band.in_flight)
 
@@ -188,6 +188,7 @@ def scene(guest: Guest, **table: object) -> Iterator[Scene]:
     """Set the scene; ``table``: fields of the ioband table. Leaves nothing behind, whatever is parked or closed."""
     length = sectors(guest, LOWER)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_scheduler(guest, "noop"))
         gate = stack.enter_context(Linear(guest, "gate").create([(LOWER, 0, length)]))
         line = TableLine(length=length, device=gate.path, **{"share": "s", **table})  # type: ignore[arg-type]
         band = stack.enter_context(Ioband(guest, "band").create(line))
@@ -196,6 +197,20 @@ def scene(guest: Guest, **table: object) -> Iterator[Scene]:
         made = Scene(guest, gate, band, pool)
         stack.callback(_let_go, made)
         yield made
+
+
+@contextlib.contextmanager
+def _scheduler(guest: Guest, name: str) -> Iterator[None]:
+    """The lower disk's, for a while. CFQ would wait for more from each process in turn."""
+    path = f"/sys/block/{LOWER.removeprefix('/dev/')}/queue/scheduler"
+    words = guest.run(["cat", path]).stdout.split()
+    before = next(word.strip("[]") for word in words if word.startswith("["))
+    guest.run(["sh", "-c", 'echo $0 >"$1"', name, path])
+    try:
+        yield
+    finally:
+        if guest.machine.console.death is None:
+            guest.run(["sh", "-c", 'echo $0 >"$1"', before, path])
 
 
 def _let_go(made: Scene) -> None:

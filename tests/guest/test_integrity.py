@@ -143,8 +143,10 @@ AT_ONCE = {
     "detach-and-attach-victim": by_messages("detach 1000", "attach 1000"),
     "policy": by_messages("policy default", "policy weight"),
     "policy-to-another": by_messages("policy default"),
+    "policy-by-size": by_messages("policy weight-iosize", "weight 1000:7"),
+    "policy-by-range": by_messages("policy range-bw", "range-bw 1000:10:10000", "range-bw :0:100000"),
     "other-target": other_target("weight"),
-    "other-target-other-policy": other_target("default"),
+    "other-target-other-policy": other_target("weight-iosize"),
     "unused-table": unused_table,
 }
 

@@ -1,0 +1,189 @@
+"""Changes in quick succession while fio writes, reads back and compares with several users through an ioband device.
+
+Where `test_integrity` has every bio in a known place, here they are everywhere; counts must still agree to the one.
+"""
+
+from __future__ import annotations
+
+import pytest
+from gate import Scene, scene, total
+from race import FOLDER, race
+
+from harness import fio
+from harness.cgroup import Hierarchy
+
+DEPTH, FIOS = 16, 3
+USERS = {
+    "io_limit": 8,
+    "io_throttle": 4,
+    "type": "user",
+    "token_base": 0,
+    "default": "100",
+    "groups": {1000: "80", 2000: "20"},
+}
+
+
+def jobs(*, as_users: bool = True) -> list[fio.Job]:
+    """Random writes and reads mixed, of 4 and 16 KiB."""
+    made = []
+    for number, (name, bs, uid) in enumerate((("a", "4k", 1000), ("b", "4k", 2000), ("c", "16k", None))):
+        made.append(
+            fio.Job(
+                name=name,
+                filename="/dev/mapper/band",
+                rw="randwrite",
+                bs=bs,
+                size="512k",
+                offset=f"{number * 2560}k",
+                iodepth=DEPTH,
+                direct=True,
+                verify="crc32c",
+                uid=uid if as_users else None,
+                extra={"verify_fatal": "1", "verify_backlog": "64", "verify_state_save": "0"},
+            )
+        )
+    return made
+
+
+FIO = "run fio --output-format=json --output=fio.$i /tmp/load.fio"
+
+# Waits until bios are parked. The band's counters are read first, so that what is found above the gate was there; three
+# bios at most, one for each fio process, sleep in the driver or are just being submitted: more than that are parked.
+LOOK = """
+	above=0
+	until [ $above -gt {fios} ]; do
+		read -r r x x x w x <{stage.band_stat}
+		read -r s x x x v x <{stage.gate_stat}
+		above=$((r + w - s - v))
+		[ $above -gt {fios} ] || usleep 1000
+	done
+	echo $above >>above
+"""
+
+
+def _ios(data: bytes) -> int:
+    result = fio.Result.parse(data.decode())
+    return sum(job.total_ios for job in result.jobs)
+
+
+def drive(stage: Scene, seen, body: str, rounds: int, load: str = FIO, *, users: bool = True) -> None:
+    """Change so many times while fio runs, and account for every I/O. body: shell, as `race` runs it."""
+    guest = stage.guest
+    guest.put(fio.render(jobs(as_users=users)), "/tmp/load.fio")
+    sides = race(guest, ("changes", LOOK.format(stage=stage, fios=FIOS) + body, rounds), {"load": load})
+    assert sides["changes"].bad == sides["load"].bad == 0, sides
+    files = guest.get_tree(FOLDER)
+    above = [int(line) for line in files["above"].split()]
+    done = sum(_ios(data) for name, data in files.items() if name.startswith("fio."))
+    level = stage.level()
+    seen(
+        f"{len(above)} times with {min(above)} to {max(above)} bios parked, while fio ran {sides['load'].ok} times:"
+        f" {done} I/Os, counts equal, data right"
+    )
+    assert (level.arrived, level.passed, level.pending) == (done, done, 0)
+    assert stage.lower_bios() == done
+
+
+class Changes:
+    """What runs on every machine. rounds: of the changes, at least."""
+
+    rounds = 24
+
+    @pytest.mark.contract("int-10", "chk-09")
+    @pytest.mark.parametrize("how", ["", "--noflush"])
+    def test_suspend_and_resume(self, guest, seen, how):
+        with scene(guest, **USERS) as stage:
+            drive(stage, seen, f"run dmsetup suspend {how} band; run dmsetup resume band", self.rounds)
+            assert total(stage.band.status().groups) == stage.level().passed
+
+    @pytest.mark.contract("int-11", "chk-09")
+    def test_tables(self, guest, seen):
+        with scene(guest, **USERS) as stage:
+            lines = [
+                stage.table(**{**USERS, "io_limit": 12, "groups": {1000: "5"}}).render(),
+                stage.table(type="gid", policy="default", share="t", io_limit=8).render(),
+                stage.table(type="pid", policy="weight-iosize", io_limit=4).render(),
+                stage.table(**USERS).render(),
+            ]
+            cases = " ".join(f"{i}) line='{line}' ;;" for i, line in enumerate(lines))
+            # Every other time by way of a target that parks nothing.
+            body = f"""
+	case $((i % {len(lines)})) in {cases} esac
+	if [ $((i / {len(lines)} % 2)) = 1 ]; then
+		run dmsetup suspend --noflush band
+		run dmsetup reload band --table "0 {stage.length} linear {stage.gate.path} 0"
+		run dmsetup resume band
+	fi
+	run dmsetup suspend --noflush band
+	run dmsetup reload band --table "$line"
+	run dmsetup resume band
+"""
+            drive(stage, seen, body, self.rounds)
+
+    @pytest.mark.contract("int-12", "chk-09")
+    def test_policies_weights_and_limits(self, guest, seen):
+        body = """
+	run dmsetup message band 0 policy range-bw
+	run dmsetup message band 0 range-bw 1000:$((i * 100)):100000
+	for policy in default weight-iosize weight; do
+		run dmsetup message band 0 policy $policy
+		run dmsetup message band 0 weight $((i * 17 % 999 + 1))
+		run dmsetup message band 0 weight 1000:$((i * 29 % 999 + 1))
+		run dmsetup message band 0 io_limit $((i % 12 + 4))
+		run dmsetup message band 0 token $((i % 7 * 10))
+	done
+"""
+        with scene(guest, **USERS) as stage:
+            drive(stage, seen, body, self.rounds // 2)
+            assert total(stage.band.status().groups) == stage.level().passed
+
+    @pytest.mark.contract("int-13", "chk-09")
+    def test_attach_and_detach(self, guest, seen):
+        body = """
+	run dmsetup message band 0 detach 1000
+	run dmsetup message band 0 detach 2000
+	run dmsetup message band 0 attach 2000
+	run dmsetup message band 0 attach 1000
+	run dmsetup message band 0 weight 2000:5
+"""
+        with scene(guest, **USERS) as stage:
+            drive(stage, seen, body, self.rounds)
+
+    @pytest.mark.contract("int-14", "chk-09")
+    def test_cgroups_that_come_and_go(self, guest, seen):
+        """The load is in a group that gets and loses its setting; another group is removed under its delayed writes."""
+        with (
+            Hierarchy(guest, "blkio") as hierarchy,
+            scene(guest, **{**USERS, "type": "cgroup", "groups": {}}) as stage,
+        ):
+            group, top = hierarchy.create("g"), hierarchy.path
+            body = f"""
+	put "band $((i % 99 + 1))" {group.path}/blkio.settings
+	put "band $((i % 77 + 1))" {top}/blkio.settings
+	run mkdir {top}/h
+	put "band 5" {top}/h/blkio.settings
+	put band {group.path}/blkio.settings
+	run rmdir {top}/h
+"""
+            load = f"""
+	for task in $(cat {group.path}/tasks); do echo $task >{top}/tasks; done
+	echo 0 >{group.path}/tasks
+	{FIO}
+"""
+            drive(stage, seen, body, self.rounds, load, users=False)
+            guest.run(
+                ["sh", "-c", f"for task in $(cat {group.path}/tasks); do echo $task >{top}/tasks; done"]
+            )
+
+
+@pytest.mark.guest
+@pytest.mark.flavours("perf", "debug")
+class TestOneCpu(Changes):
+    """On one CPU whoever sleeps hands over."""
+
+
+@pytest.mark.guest
+@pytest.mark.flavours("debug")
+@pytest.mark.machine(cpus=2)
+class TestTwoCpus(Changes):
+    """On two there is true concurrency."""
