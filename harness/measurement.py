@@ -35,6 +35,7 @@ def sample(scenario: Scenario, outcome: Outcome, seed: int, saturations: dict[Lo
         total_sectors_kernel={n: sectors[-1] for n, sectors in outcome.sectors.items()},
         drifted=_restless(scenario, outcome),
         figures=_figures(scenario, outcome, saturations),
+        all_ios=sum(outcome.ios(name)[last] - outcome.ios(name)[first] for name in names),
     )
     shares.crosscheck(found.total_ios_kernel, found.fio_ios)
     shares.crosscheck(found.total_sectors_kernel, found.fio_sectors, "sectors")

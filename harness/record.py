@@ -191,7 +191,8 @@ class ScenarioRecord(_Strict):
     @property
     def total_rate(self) -> float | None:
         """Mean over the samples of all groups' I/Os (or sectors, by ``metric``) per second."""
-        return sum(s.iops for s in self.samples) / len(self.samples) if self.samples else None
+        rates = [sum(s.ios.values()) / s.seconds for s in self.samples]
+        return sum(rates) / len(rates) if rates else None
 
 
 class TestRecord(_Strict):

@@ -274,8 +274,10 @@ def _job(
     """The job file of one fio process of a group. seconds: how long it runs, if not the whole scenario."""
     load = group.load(scenario.load)
     extra = {}
+    first = 0
     if load.region is not None:
         extra["offset_increment"] = load.region
+        first = _jobs_before(scenario, group.name)
     if load.buffered:
         # fio would otherwise throw the device's page cache away when a job starts, and other jobs' pages with it.
         extra["invalidate"] = "0"
@@ -290,6 +292,7 @@ def _job(
                 rw=load.rw,
                 bs=load.bs,
                 size=load.region,
+                offset=_times(load.region, first) if load.region and first else None,
                 iodepth=load.depth,
                 ioengine="psync" if load.buffered else "libaio",
                 direct=not load.buffered,
@@ -300,3 +303,16 @@ def _job(
             )
         ]
     ).encode()
+
+
+def _jobs_before(scenario: Scenario, group: str) -> int:
+    """How many jobs the groups before this one have at first on the same device, each with its region."""
+    devices = {g.name: device_of(scenario, g.name, controlled=True) for g in scenario.group}
+    before = scenario.group[: [g.name for g in scenario.group].index(group)]
+    return sum(g.jobs for g in before if devices[g.name] == devices[group])
+
+
+def _times(size: str, number: int) -> str:
+    """``3m`` times 8 is ``24m``."""
+    unit = size[-1] if size[-1].isalpha() else ""
+    return f"{int(size.removesuffix(unit)) * number}{unit}"

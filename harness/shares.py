@@ -71,6 +71,7 @@ class Sample(_Strict):
     group kept at least the saturation depth in flight. drifted: preconditions that changed while measuring, one
     sentence each. fio_ios, total_ios_kernel: fio's count and the kernel's, both over the whole life of the jobs;
     fio_sectors, total_sectors_kernel: likewise. figures: by label, each in its own unit.
+    all_ios: the I/Os of all groups in the window, where ``ios`` has sectors.
     """
 
     seed: int
@@ -84,11 +85,12 @@ class Sample(_Strict):
     fio_sectors: dict[str, Count] = {}
     total_sectors_kernel: dict[str, Count] = {}
     figures: dict[str, float] = {}
+    all_ios: Count | None = None
 
     @property
     def iops(self) -> float:
-        """I/Os (or sectors) per second of all groups together."""
-        return sum(self.ios.values()) / self.seconds
+        """I/Os per second of all groups together."""
+        return (sum(self.ios.values()) if self.all_ios is None else self.all_ios) / self.seconds
 
 
 class GroupShare(_Strict):

@@ -130,6 +130,23 @@ def test_shares_and_one_share():
     assert chosen.targets_in(chosen.phase[1]) == pytest.approx({"a": 0.2, "b": 0.8, "c": 0.7, "d": 0.3})
 
 
+def test_groups_on_one_device_have_regions_of_their_own():
+    def offsets(name):
+        files = script.compile_scenario(named(name), None, 1, "/dev/sda")
+        return [
+            files[f"{script.JOBS}/{group}.fio"].decode().partition("\noffset=")[2].split("\n")[0]
+            for group in "ab"
+        ]
+
+    assert offsets("buffered-one-device") == ["", "40m"]
+    assert offsets("buffered-80-20") == ["", ""]
+
+
+def test_bandwidths_reach_the_guest():
+    text = text_of(named("range-max"))
+    assert 'cgroup range-bw 0 :0:0"' in text and 'echo "disk 0:500" > /cgroup/a/blkio.settings' in text
+
+
 def test_who_rests_has_no_target_and_is_stopped():
     chosen = named("idle-and-back")
     assert chosen.targets_in(chosen.phase[1]) == {"a": 1.0}
