@@ -50,7 +50,11 @@ class Conformance:
     """Rows and results of one pytest run; ``rows`` is what goes into the record."""
 
     def __init__(self, config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-        self._tests = {item.nodeid: _Test(row_ids(item), _flavour(item)) for item in items if row_ids(item)}
+        self._tests = {
+            item.nodeid: _Test(row_ids(item), flavour_of(item) or DEFAULT_FLAVOUR)
+            for item in items
+            if row_ids(item)
+        }
         tested = {row for test in self._tests.values() for row in test.ids}
         whole = whole_suite(config, items)
         known: dict[str, Row] = contract.load_all(project.contract_dir()) if tested or whole else {}
@@ -71,7 +75,7 @@ class Conformance:
             results[:] = [r for r in results if r.nodeid != nodeid] + [result]
 
 
-def _flavour(item: pytest.Item) -> str:
+def flavour_of(item: pytest.Item) -> str | None:
     """Of the kernel that a test runs on: the parameter ``flavour`` where it has one."""
     callspec = getattr(item, "callspec", None)
-    return str(callspec.params.get("flavour", DEFAULT_FLAVOUR)) if callspec else DEFAULT_FLAVOUR
+    return callspec.params.get("flavour") if callspec else None

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import UserError
 from harness.series import Patch, Series
 
+if TYPE_CHECKING:
+    from harness.suite import Test
+
 FILE = "mutants.toml"
 
-Selection = Annotated[str, Field(pattern=r"^tests/guest/\w+\.py::\S")]
+Selection = Annotated[str, Field(pattern=r"^(tests/guest/\w+\.py::\S.*|[a-z][a-z0-9]*(-[a-z0-9]+)+)$")]
 Text = Annotated[str, Field(pattern=r"\S")]
 
 MutantOutcome = Literal["killed", "survived", "accident", "unproven", "broken"]
@@ -33,9 +36,10 @@ its entry does not expect that. unproven: the good series does not pass its test
 class _Entry(BaseModel):
     """A table of mutants.toml.
 
-    about: what the mistake breaks. kills: pytest node ids that could see it, cheapest first. flavour: of the kernel
-    that they run on. symptom: a regular expression; the mistake also counts as found when the kernel dies with,
-    or the check after a test finds, what this matches.
+    about: what the mistake breaks. kills: the tests that could see it, cheapest first, by node id (of a function, or
+    of a test without its flavour), or by the id of the contract's row that they serve. flavour: of the kernel that
+    they run on. symptom: a regular expression; the mistake also counts as found when the kernel dies with, or the
+    check after a test finds, what this matches.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +74,19 @@ class Mutant:
     def patch(self) -> Patch:
         """The mistake."""
         return self.series.patches[0]
+
+    def tests(self, suite: Sequence[Test]) -> list[str]:
+        """Node ids of its tests, in their order. Raises UserError: one of its selections selects none."""
+        found: dict[str, None] = {}
+        for selection in self.kills:
+            more = [t for t in suite if t.selected(selection) and t.flavour in (self.flavour, None)]
+            if not more:
+                raise UserError(
+                    f"mutant {self.name}: no test is {selection!r}, on flavour {self.flavour}",
+                    hint=f"correct its table in {FILE}",
+                )
+            found |= dict.fromkeys(t.nodeid for t in more)
+        return list(found)
 
     @property
     def mistake(self) -> str:

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from harness import child, kbuild, mutant, progress, project, session, testbed
+from harness import child, kbuild, mutant, progress, project, session, suite, testbed
 from harness import report as reports
 from harness.errors import EXIT_ENVIRONMENT, EXIT_USER, HarnessError, UserError
 from harness.kbuild import BuildSpec
@@ -37,6 +37,9 @@ BASELINE = "mutant-baseline"
 RECIPE = "1"
 _PASSED = "passed"
 
+# A mutant, and the node ids of its tests.
+Prey = tuple[Mutant, list[str]]
+
 
 def run(kernel: str, names: Sequence[str], *, workers: int, again: bool) -> int:
     """Kill the mutants (those whose names match; all for none) and return the exit code of the run's record.
@@ -49,8 +52,9 @@ def run(kernel: str, names: Sequence[str], *, workers: int, again: bool) -> int:
         bed = testbed.prepare(store, kernel, None, shown)
         session.describe(recorder, bed)
         wanted = mutant.chosen(mutant.load_all(project.mutants_dir(), bed.series), names)
+        tests = suite.collect()
         with _Hunt(bed, recorder, shown, workers) as hunt:
-            hunt.run(wanted, again=again)
+            hunt.run([(m, m.tests(tests)) for m in wanted], again=again)
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
         _finish(recorder)
@@ -83,7 +87,7 @@ class _Hunt:
         self._stack = ExitStack()
         self._trees: dict[str, ObjectTree] = {}
         self._children = self._stack.enter_context(child.Children())
-        self._passed: dict[str, set[str]] = {}
+        self._passed: set[str] = set()
         self._say = threading.Lock()
 
     def __enter__(self) -> _Hunt:
@@ -92,21 +96,24 @@ class _Hunt:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def run(self, wanted: Sequence[Mutant], *, again: bool) -> None:
+    def run(self, wanted: Sequence[Prey], *, again: bool) -> None:
         """All of it; the verdicts go into the record as they are found."""
-        known = {m.name: self._known(m) for m in wanted if not again}
-        for m in wanted:
-            if (entry := known.get(m.name)) is not None:
-                self._ended(entry)
-        left = [m for m in wanted if known.get(m.name) is None]
-        for flavour in dict.fromkeys(m.flavour for m in left):
-            self._passed[flavour] = self._baseline(flavour, [m for m in left if m.flavour == flavour])
-        for flavour in {FLAVOUR, *(m.flavour for m in left)} if left else ():
+        left = []
+        for m, tests in wanted:
+            known = None if again else self._known(m, tests)
+            if known is None:
+                left.append((m, tests))
+            else:
+                self._ended(known)
+        for flavour in dict.fromkeys(m.flavour for m, _ in left):
+            killers = dict.fromkeys(t for m, tests in left if m.flavour == flavour for t in tests)
+            self._passed |= self._baseline(flavour, list(killers))
+        for flavour in {FLAVOUR, *(m.flavour for m, _ in left)} if left else ():
             self._trees[flavour] = self._stack.enter_context(
                 ObjectTree(self._bed.store, self._spec(flavour), self._shown)
             )
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="mutant")
-        futures = [pool.submit(self._one, m) for m in left]
+        futures = [pool.submit(self._one, *prey) for prey in left]
         try:
             wait(futures, return_when="FIRST_EXCEPTION")
         finally:
@@ -118,15 +125,15 @@ class _Hunt:
 
     # ---- the good series
 
-    def _baseline(self, flavour: str, mutants: Sequence[Mutant]) -> set[str]:
+    def _baseline(self, flavour: str, tests: Sequence[str]) -> set[str]:
         """Node ids of the tests that the good series passes, of those that are to kill."""
         build = self._bed.flavour(flavour, self._shown)
         by_file: dict[str, list[str]] = {}
-        for selection in dict.fromkeys(s for m in mutants for s in m.kills):
-            by_file.setdefault(selection.partition("::")[0], []).append(selection)
+        for test in tests:
+            by_file.setdefault(_file(test), []).append(test)
         keys = {
-            file: digest(RECIPE, build.key, self._bed.image.key, flavour, tests_digest([file]), *selections)
-            for file, selections in by_file.items()
+            file: digest(RECIPE, build.key, self._bed.image.key, flavour, tests_digest([file]), *some)
+            for file, some in by_file.items()
         }
         passed: set[str] = set()
         left = []
@@ -138,20 +145,16 @@ class _Hunt:
                 passed |= set(json.loads((folder / "passed.json").read_bytes()))
         if not left:
             return passed
-        selections = [s for file in left for s in by_file[file]]
-        with self._shown.task(f"the good series passes {len(selections)} selections, {flavour}?"):
+        some = [test for file in left for test in by_file[file]]
+        with self._shown.task(f"{len(some)} tests on the good series, {flavour}"):
             done = self._children.harness_test(
-                self._recorder.folder / f"baseline-{flavour}",
-                self._words(self._bed.series.path, flavour, selections),
+                self._recorder.folder / f"baseline-{flavour}", self._words(self._bed.series.path, some)
             )
-        outcomes = child.outcomes(done.run)
+        good = {name for name, outcome in child.outcomes(done.run).items() if outcome == _PASSED}
         for file in left:
-            ended = {n: o for n, o in outcomes.items() if n.partition("::")[0] == file}
-            good = sorted(n for n, o in ended.items() if o == _PASSED)
-            passed |= set(good)
-            if ended and len(good) == len(ended):
-                self._keep_baseline(keys[file], f"{file}, {flavour}", good)
-        return passed
+            if good.issuperset(by_file[file]):
+                self._keep_baseline(keys[file], f"{file}, {flavour}", by_file[file])
+        return passed | good
 
     def _keep_baseline(self, key: str, what: str, good: list[str]) -> None:
         def make(folder: Path) -> None:
@@ -161,9 +164,9 @@ class _Hunt:
 
     # ---- one mutant
 
-    def _one(self, m: Mutant) -> None:
-        entry = _entry(m)
-        unproven = [s for s in m.kills if not any(selects(s, n) for n in self._passed[m.flavour])]
+    def _one(self, m: Mutant, tests: Sequence[str]) -> None:
+        entry = _entry(m, tests)
+        unproven = [test for test in tests if test not in self._passed]
         try:
             if unproven:
                 entry.outcome = "unproven"
@@ -184,16 +187,16 @@ class _Hunt:
         m.write_series(folder / "series")
         began = time.monotonic()
         done = self._children.harness_test(
-            folder, ["--exitfirst", *self._words(folder / "series", m.flavour, m.kills)]
+            folder, ["--exitfirst", *self._words(folder / "series", entry.tests)]
         )
         entry.seconds = time.monotonic() - began
         entry.run = str(done.folder.relative_to(self._recorder.folder))
         judge(m, done.run, entry)
 
-    def _words(self, series: Path, flavour: str, selections: Sequence[str]) -> list[str]:
+    def _words(self, series: Path, tests: Sequence[str]) -> list[str]:
         """Arguments of `harness test`."""
-        options = ["--kernel", self._bed.spec.name, "--series", str(series), "--flavour", flavour]
-        return [*options, "-p", "no:cacheprovider", *selections]
+        options = ["--kernel", self._bed.spec.name, "--series", str(series)]
+        return [*options, "-p", "no:cacheprovider", *tests]
 
     def _ended(self, entry: MutantRecord) -> None:
         with self._recorder.change() as run:
@@ -209,19 +212,17 @@ class _Hunt:
             kernel=bed.spec, tree=bed.tree, series=bed.series, flavour=flavour, compiler=bed.compiler
         )
 
-    def _key(self, m: Mutant) -> str:
+    def _key(self, m: Mutant, tests: Sequence[str]) -> str:
         build = replace(self._spec(m.flavour), series=m.series).key
-        files = sorted({s.partition("::")[0] for s in m.kills})
-        return digest(
-            RECIPE, build, self._bed.image.key, tests_digest(files), *m.kills, m.symptom or "", m.about
-        )
+        files = tests_digest(sorted({_file(test) for test in tests}))
+        return digest(RECIPE, build, self._bed.image.key, files, m.symptom or "", *tests)
 
-    def _known(self, m: Mutant) -> MutantRecord | None:
-        folder = self._bed.store.find(KIND, self._key(m))
+    def _known(self, m: Mutant, tests: Sequence[str]) -> MutantRecord | None:
+        folder = self._bed.store.find(KIND, self._key(m, tests))
         if folder is None:
             return None
         found = MutantRecord.model_validate_json((folder / "verdict.json").read_bytes())
-        return found.model_copy(update={"cached": True, "mistake": m.mistake, "run": None})
+        return found.model_copy(update={"cached": True, "mistake": m.mistake, "about": m.about, "run": None})
 
     def _keep(self, m: Mutant, entry: MutantRecord) -> None:
         """The verdict; its kernel is not needed any more."""
@@ -229,7 +230,7 @@ class _Hunt:
         def make(folder: Path) -> None:
             (folder / "verdict.json").write_text(entry.model_dump_json())
 
-        self._bed.store.build(KIND, self._key(m), make, what=f"{m.name}: killed")
+        self._bed.store.build(KIND, self._key(m, entry.tests), make, what=f"{m.name}: killed")
         specs = [replace(self._spec(f), series=m.series) for f in {FLAVOUR, m.flavour}]
         keys = {spec.key for spec in specs}
         for built in self._bed.store.entries():
@@ -237,20 +238,19 @@ class _Hunt:
                 self._bed.store.remove(built)
 
 
-def _entry(m: Mutant) -> MutantRecord:
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def _entry(m: Mutant, tests: Sequence[str]) -> MutantRecord:
     return MutantRecord(
         name=m.name,
         mistake=m.mistake,
         about=m.about,
         flavour=m.flavour,
-        tests=list(m.kills),
+        tests=list(tests),
         outcome="survived",
     )
-
-
-def selects(selection: str, nodeid: str) -> bool:
-    """Whether a node id, as pytest takes it for a selection, selects a test."""
-    return nodeid == selection or nodeid.startswith((f"{selection}[", f"{selection}::"))
 
 
 def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
@@ -270,7 +270,7 @@ def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
         death = run.deaths[0]
         said = "\n".join((death.message, death.raw, said))
     if bad is None and not run.deaths:
-        missing = [s for s in m.kills if not any(selects(s, n) and o == _PASSED for n, o in ended.items())]
+        missing = [test for test in entry.tests if ended.get(test) != _PASSED]
         entry.outcome = "survived"
         entry.how = f"not decided: {', '.join(missing)}" if missing else ""
         return

@@ -37,8 +37,10 @@ class SessionPlugin:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """With --flavour, of tests that there are of several flavours only those."""
+        from harness.conformance import flavour_of
+
         wanted = self.session.flavours
-        left_out = [item for item in items if wanted and _flavour(item) not in (*wanted, None)]
+        left_out = [item for item in items if wanted and flavour_of(item) not in (*wanted, None)]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
@@ -175,11 +177,6 @@ class SessionPlugin:
             f"\n{entry.verdict.upper():12} {_line(entry)}",
             f"{entry.verdict.upper()} {_line(entry)}",
         )
-
-
-def _flavour(item: pytest.Item) -> str | None:
-    callspec = getattr(item, "callspec", None)
-    return callspec.params.get("flavour") if callspec else None
 
 
 def _line(entry: ScenarioRecord) -> str:

@@ -63,7 +63,8 @@ def headline(run: Run) -> tuple[RunVerdict, str]:
         case RunVerdict.INTERRUPTED:
             decided = sum(s.verdict is not None for s in run.scenarios)
             how = "was interrupted" if run.error else "never finished: it is still going on, or was killed"
-            text = f"The run {how}; {count(decided, 'scenario')} had been decided."
+            what = count(len(run.mutants), "mutant") if run.mutants else count(decided, "scenario")
+            text = f"The run {how}; {what} had been decided."
     return word, text
 
 

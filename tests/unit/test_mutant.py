@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from unidiff import PatchSet
 
-from harness import mutant, project, source, testbed
+from harness import mutant, project, source, suite, testbed
 from harness.errors import UserError
 from harness.mutant import Mutant
-from harness.mutants import selects
 from harness.series import Patch, Series
 from harness.store import Store
+from harness.suite import Test
 
 BASE = Series.load(project.patches_dir() / "ioband-2.6.31")
 MUTANTS = mutant.load_all(project.mutants_dir(), BASE)
@@ -132,22 +132,26 @@ def test_it_says_what_the_mistake_is() -> None:
     assert len(set(diffs)) == len(diffs)
 
 
-def test_the_tests_that_it_names_exist() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--collect-only",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "tests/guest",
-    ]
-    done = subprocess.run(command, cwd=project.ROOT, capture_output=True, text=True, check=False)
-    known = [line for line in done.stdout.splitlines() if "::" in line]
-    assert known, done.stdout + done.stderr
-    wanted = {(m.name, s) for m in MUTANTS for s in m.kills}
-    assert not [pair for pair in wanted if not any(selects(pair[1], nodeid) for nodeid in known)]
+@pytest.fixture(scope="session")
+def guest_suite() -> list[Test]:
+    return suite.collect()
+
+
+@pytest.mark.parametrize("m", MUTANTS, ids=lambda m: m.name)
+def test_it_names_tests(m: Mutant, guest_suite: list[Test]) -> None:
+    assert m.tests(guest_suite)
+
+
+def test_selection() -> None:
+    plain = Test("tests/guest/test_md.py::test_one", None, ())
+    both = [Test(f"tests/guest/test_md.py::test_two[{f}-4-x]", f, ("md-01",)) for f in ("perf", "debug")]
+    m = replace(MUTANTS[0], flavour="debug", kills=("tests/guest/test_md.py::test_one", "md-01"))
+    assert m.tests([plain, *both]) == [plain.nodeid, both[1].nodeid]
+    assert replace(m, kills=("tests/guest/test_md.py::test_two",)).tests(both) == [both[1].nodeid]
+    assert replace(m, kills=("tests/guest/test_md.py::test_two[4-x]",)).tests(both) == [both[1].nodeid]
+    for wrong in ("tests/guest/test_md.py::test_tw", "md-02"):
+        with pytest.raises(UserError, match=re.escape(wrong)):
+            replace(m, kills=(wrong,)).tests([plain, *both])
 
 
 def test_a_patch_is_read_from_its_file(tmp_path: Path) -> None:

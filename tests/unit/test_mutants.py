@@ -46,8 +46,8 @@ def judged(m: Mutant, run: Run) -> MutantRecord:
 
 def test_a_failed_test_kills(m: Mutant, tmp_path: Path) -> None:
     message = "def test_two():\n>   assert 1 == 2\nE   assert 1 == 2\nE    and more"
-    entry = judged(m, ran(tmp_path, (f"{ONE}[perf]", "passed", ""), (f"{TWO}[perf]", "failed", message)))
-    assert (entry.outcome, entry.killed_by, entry.how) == ("killed", f"{TWO}[perf]", "assert 1 == 2")
+    entry = judged(m, ran(tmp_path, (ONE, "passed", ""), (TWO, "failed", message)))
+    assert (entry.outcome, entry.killed_by, entry.how) == ("killed", TWO, "assert 1 == 2")
 
 
 def test_all_passed_is_survival(m: Mutant, tmp_path: Path) -> None:
@@ -83,12 +83,6 @@ def test_a_run_that_could_not_be_made(m: Mutant, tmp_path: Path) -> None:
     run.error = ErrorRecord(kind="UserError", message="no test to run", exit_code=2)
     entry = judged(m, run)
     assert (entry.outcome, entry.how) == ("broken", "no test to run")
-
-
-def test_selections() -> None:
-    assert mutants.selects(ONE, ONE)
-    assert mutants.selects(ONE, f"{ONE}[debug]")
-    assert not mutants.selects(ONE, f"{ONE}_more")
 
 
 def test_scenarios_are_tests(tmp_path: Path) -> None:
