@@ -123,6 +123,12 @@ def decode(text: str, vmlinux: Path) -> str:
     return "".join(f"{line}\n" for line in out)
 
 
+def callers(text: str) -> tuple[str, ...]:
+    """The functions of a call trace, innermost first, without the doubtful ones."""
+    entries = (_ENTRY.search(line) for line in text.splitlines())
+    return tuple(entry["symbol"] for entry in entries if entry and not entry["doubt"])
+
+
 def _is_doubtful(line: str) -> bool:
     entry = _ENTRY.search(line)
     return entry is not None and entry["doubt"] is not None

@@ -1,0 +1,325 @@
+"""Every allocation on the paths of the driver fails once, one at a time; and so does the device below."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from lab import DISK
+
+from harness import kmemleak
+from harness.cgroup import Hierarchy
+from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
+from harness.faults import Attempt, Faults
+
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug")]
+
+# That a new directory lacks files is what cgroup_mkdir() accepts, of every subsystem.
+OURS = re.compile(r"(?!blkio_cgroup_populate)(ioband|blkio|weight|range_?bw)_\w+")
+# A process makes so many allocations at most until the kernel has done what it asked for.
+MOST = 2000
+
+
+@dataclass
+class Walk:
+    """What a walk over all allocations of a command saw. ours: the hits in the series' own code, by what was said."""
+
+    hits: int
+    inside: int
+    ours: list[Attempt]
+
+    def __str__(self) -> str:
+        said = ", ".join(sorted({a.errno_name or "made up for" for a in self.ours})) or "none"
+        return f"{self.hits} allocations failed, {self.inside} in the call, {len(self.ours)} in the driver: {said}"
+
+
+def walk(
+    faults: Faults,
+    command: str,
+    state: Callable[[], Any],
+    undo: Callable[[], None],
+    *,
+    call: str,
+    until: str = "",
+    made_up_for: bool = False,
+) -> Walk:
+    """Make each allocation of the command fail, until it succeeds without.
+
+    call: the system call. A failure within it leaves all as it was, or is made up for and all is done; outside it
+    (when the program starts, say) only that is asked for which the call itself did. undo: takes back what was done.
+    until: a function; the walk ends with the first allocation in it. made_up_for: the driver may succeed all the same.
+    """
+    before, seen = state(), Walk(0, 0, [])
+    for n in range(1, MOST):
+        attempt = faults.nth(n, command)
+        after = state()
+        if not attempt.hit:
+            assert attempt.exit_code == 0, attempt
+            assert after != before, "the command changes something"
+            undo()
+            assert state() == before
+            return seen
+        seen.hits += 1
+        inside = call in attempt.functions
+        seen.inside += inside
+        ours = any(OURS.fullmatch(function) for function in attempt.functions)
+        if ours:
+            seen.ours.append(attempt)
+        assert attempt.exit_code == 0 or after == before or not inside, attempt
+        assert attempt.exit_code != 0 or not ours or made_up_for, f"the driver did without: {attempt}"
+        if after != before:
+            undo()
+            assert state() == before, attempt
+        if until in attempt.functions:
+            return seen
+    raise AssertionError(f"still failing after {MOST} allocations: {command}")
+
+
+def decoded(guest, attempt):
+    return guest.machine.console.decoded(attempt.trace)
+
+
+@pytest.fixture
+def faults(guest):
+    with Faults(guest) as controlled:
+        yield controlled
+
+
+@pytest.fixture
+def line(guest):
+    return TableLine(
+        length=sectors(guest, DISK), device=DISK, share="s", type="user", default="100",
+        groups={1000: "50", 2000: "20"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def disk(guest):
+    line = TableLine(length=sectors(guest, DISK), device=DISK, share="s", type="cgroup", default="100")
+    with Ioband(guest, "d").create(line) as device:
+        yield device
+
+
+@pytest.fixture
+def blkio(guest):
+    with Hierarchy(guest, "blkio") as hierarchy:
+        yield hierarchy
+
+
+def read_a_block(guest, device):
+    guest.run(["dd", f"if={device.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"])
+
+
+@pytest.mark.contract("fault-01")
+def test_constructor(guest, faults, line, seen):
+    # The device first: what dm_create() makes of failures is not the driver's to answer for.
+    device, without_table = Ioband(guest, "d"), ["dmsetup", "create", "d", "--notable"]
+    guest.run(without_table)
+
+    def loaded():
+        return re.findall("Tables present: .*", guest.run(["dmsetup", "info", "d"]).stdout)
+
+    def usable():
+        device.resume()
+        read_a_block(guest, device)
+        assert device.status().groups[DEFAULT_GROUP].reads == 1, (
+            "the share is new: no counter is left of another"
+        )
+        device.remove()
+        guest.run(without_table)
+
+    with device:
+        # After the constructor dm makes its memory pools. When the first of these fails, the destructor is called;
+        # then comes bioset_create(), whose way out in 2.6.31 follows a null pointer.
+        load = f"exec dmsetup load d --table '{line.render()}'"
+        found = walk(faults, load, loaded, usable, call="sys_ioctl", until="mempool_create_node")
+        guest.run(load)
+        usable()
+    for attempt in found.ours:
+        where = decoded(guest, attempt)
+        wanted = {"EINVAL"} if "ioband_alloc_device at " in where else {"ENOMEM"}
+        assert attempt.errno_name in wanted, where
+    made = "\n".join(decoded(guest, attempt) for attempt in found.ours)
+    assert made.count("ioband_alloc_group at ") == 3, "the default group and two more"
+    assert made.count("ioband_alloc_device at ") >= 2, "the share and its work queue"
+    seen(str(found))
+
+
+@pytest.mark.contract("fault-02")
+def test_attach(guest, faults, line, seen):
+    with Ioband(guest, "d").create(line) as device:
+
+        def undo():
+            device.message("detach", "3000")
+            read_a_block(guest, device)
+
+        found = walk(faults, "exec dmsetup message d 0 attach 3000", device.raw_table, undo, call="sys_ioctl")
+        assert [a.errno_name for a in found.ours] == ["ENOMEM"]
+        seen(str(found))
+
+
+@pytest.mark.contract("fault-03")
+def test_policy_switch(guest, faults, line, seen):
+    with Ioband(guest, "d").create(line) as device:
+
+        def undo():
+            assert device.table().groups == {1000: "100", 2000: "100"}, "another policy, all weights reset"
+            device.message("policy", "weight")
+            device.message("weight", "1000:50")
+            device.message("weight", "2000:20")
+
+        found = walk(
+            faults, "exec dmsetup message d 0 policy weight-iosize", device.raw_table, undo, call="sys_ioctl"
+        )
+        assert found.ours == [] and found.inside > 0
+        read_a_block(guest, device)
+        seen(str(found))
+
+
+@pytest.mark.contract("fault-04")
+def test_mkdir(guest, faults, blkio, seen):
+    def groups():
+        number = guest.run("grep blkio /proc/cgroups").stdout.split()[2]
+        return number, guest.run(["ls", blkio.path]).stdout
+
+    found = walk(
+        faults,
+        f"exec mkdir {blkio.path}/g",
+        groups,
+        lambda: guest.run(["rmdir", f"{blkio.path}/g"]),
+        call="sys_mkdir",
+    )
+    assert len(found.ours) >= 2, "the group and its io_context"
+    assert {a.errno_name for a in found.ours} == {"ENOMEM"}
+    seen(str(found))
+
+
+@pytest.mark.contract("fault-05")
+def test_settings_attach(guest, faults, disk, blkio, seen):
+    group = blkio.create("g")
+    write = f"echo 'd 40' > {group.path}/blkio.settings"
+    found = walk(faults, write, lambda: group.settings, lambda: group.detach("d"), call="sys_write")
+    assert len(found.ours) >= 1
+    assert {a.errno_name for a in found.ours} == {"ENOMEM"}
+    group.set("d", 40)
+    guest.run(
+        group.exec_prefix(["dd", f"if={disk.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"])
+    )
+    assert disk.status().groups[group.id].reads == 1
+    seen(str(found))
+
+
+@pytest.mark.contract("fault-06")
+@pytest.mark.parametrize(
+    ("command", "undo"),
+    [
+        ("echo 'd 50' > {group}/blkio.settings", "d 40"),
+        ("echo d > {group}/blkio.settings", "d 40"),
+        ("echo 'd weight 70' > {top}/blkio.devices", None),
+    ],
+    ids=["change", "detach", "message"],
+)
+def test_settings_and_messages(guest, faults, disk, blkio, seen, command, undo):
+    group = blkio.create("g")
+    group.set("d", 40)
+
+    def back():
+        if undo:
+            group.write("blkio.settings", undo)
+        else:
+            disk.message("weight", "100")
+
+    found = walk(
+        faults, command.format(group=group.path, top=blkio.path), disk.raw_table, back, call="sys_write"
+    )
+    assert {a.errno_name for a in found.ours} <= {"ENOMEM"} and found.inside > 0
+    seen(f"{command}: {found}")
+
+
+@pytest.mark.contract("fault-06")
+@pytest.mark.parametrize("file", ["blkio.settings", "blkio.devices"])
+def test_reading(guest, faults, disk, blkio, seen, file):
+    group = blkio.create("g")
+    group.set("d", 40)
+    whole, ours = group.read(file), []
+    assert whole
+    for n in range(1, MOST):
+        attempt = faults.nth(n, f"exec cat {group.path}/{file} > /tmp/read")
+        if not attempt.hit:
+            break
+        if "sys_read" in attempt.functions and attempt.exit_code == 0:
+            assert guest.run(["cat", "/tmp/read"]).stdout == whole, attempt
+        if any(OURS.fullmatch(function) for function in attempt.functions):
+            ours.append(attempt)
+            assert attempt.errno_name == "ENOMEM", decoded(guest, attempt)
+    assert not attempt.hit and attempt.exit_code == 0
+    assert guest.run(["cat", "/tmp/read"]).stdout == whole == group.read(file)
+    guest.run(["rm", "/tmp/read"])
+    seen(f"{file}: {n - 1} allocations failed, {len(ours)} in the driver: ENOMEM")
+
+
+@pytest.mark.contract("fault-07")
+def test_nothing_leaked(guest, seen):
+    """What the tests above allocated and lost, were it so; a second look than that after every module."""
+    time.sleep(kmemleak.MIN_AGE)
+    leaks = kmemleak.scan(guest)
+    assert leaks == [], "\n".join(leak.text for leak in leaks)
+    seen("kmemleak finds nothing after all of them")
+
+
+@pytest.mark.contract("fault-08")
+def test_pages(guest, disk, blkio, seen):
+    """Blocks of several pages only: were single ones to fail, a page fault might, and some process be killed for it."""
+    names = [f"g{i}" for i in range(40)]
+    groups = [blkio.create(name) for name in names]
+    each = f"for g in {' '.join(names)}; do echo {{}} > {blkio.path}/$g/blkio.settings || exit 1; done"
+
+    def settings():
+        return guest.run(f"cat {blkio.path}/g*/blkio.settings").stdout
+
+    with Faults(guest, "fail_page_alloc", min_order=1) as faults:
+        attach, detach = each.format("'d 40'"), each.format("d")
+        found = walk(faults, attach, settings, lambda: guest.run(detach), call="sys_write", made_up_for=True)
+    assert found.ours and all(attempt.exit_code == 0 for attempt in found.ours)
+    guest.run(attach)
+    read_a_block(guest, disk)
+    for group in groups:
+        group.remove()
+    assert set(disk.status().groups) == {DEFAULT_GROUP}
+    seen(f"40 groups attached: {found}")
+
+
+@pytest.mark.contract("fault-09")
+@pytest.mark.parametrize("failing", [1, 8, 64])
+def test_errors_of_the_device_below(guest, disk, seen, failing):
+    """Of 64 direct reads the first, every eighth, or all fail; what is counted and what the reader sees must agree."""
+    folder, blocks = "/sys/kernel/debug/fail_make_request", 64
+    every = {1: 1, 8: 8, 64: 1}[failing]
+    disk.message("reset")
+    guest.run(f"cd {folder} && echo 0 > verbose && echo {every} > interval && echo {failing} > times && "
+              "echo 0 > space && echo 100 > probability && echo 1 > /sys/block/vda/make-it-fail")  # fmt: skip
+    try:
+        read = f"dd if={disk.path} of=/dev/null bs=4k count=1 skip=$i iflag=direct"
+        done = guest.run(
+            f"for i in $(seq 0 {blocks - 1}); do {read} 2>/tmp/said && echo read || cat /tmp/said; done; rm /tmp/said"
+        ).stdout
+    finally:
+        left = guest.run(
+            f"echo 0 > /sys/block/vda/make-it-fail; cat {folder}/times; echo 0 > {folder}/probability"
+        )
+    assert left.stdout == "0\n"
+    errors = len(re.findall(r"I/O error", done))
+    assert (errors, done.count("read\n")) == (failing, blocks - failing), done
+    counters = disk.status().groups[DEFAULT_GROUP]
+    assert (counters.reads, counters.read_sectors) == (blocks, blocks * 8)
+    disk.suspend()  # returns when nothing is in flight
+    disk.resume()
+    read_a_block(guest, disk)
+    assert disk.status().groups[DEFAULT_GROUP].reads == blocks + 1
+    seen(
+        f"{failing} of {blocks} reads fail below: {errors} end with EIO, {counters.reads} counted, none in flight"
+    )
