@@ -18,6 +18,7 @@ from harness import fio
 from harness.cgroup import Cgroup, Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.errors import CommandError
+from harness.guest import Guest
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
@@ -229,6 +230,57 @@ def test_parked_bios_outlive_cgroup(guest, seen, name):
         stage.open()
         done = parked.finish(0)
         seen(f"{name} with {PARKED} parked and {LIMIT} in flight: {done} I/Os, counts equal, data right")
+
+
+def uptime(guest: Guest) -> float:
+    """Seconds by the guest's clock."""
+    return float(guest.run(["cat", "/proc/uptime"]).stdout.split()[0])
+
+
+def suspend_and_resume(*options: str) -> Callable[[Scene], int]:
+    """What is held goes down, or back, and the group is then free."""
+
+    def disturb(stage: Scene) -> int:
+        stage.background("dmsetup", "suspend", *options, "band").result()
+        stage.band.message("range-bw", f"{VICTIM}:0:0")
+        stage.band.resume()
+        return 0
+
+    return disturb
+
+
+RELEASES = {
+    "range": by_messages("range-bw 1000:0:0"),
+    "policy": by_messages("policy weight"),
+    "detach": by_messages("detach 1000"),
+    "suspend": suspend_and_resume(),
+    "noflush-suspend": suspend_and_resume("--noflush"),
+}
+
+
+@pytest.mark.contract("int-16", "chk-09")
+@pytest.mark.parametrize("name", RELEASES)
+def test_bios_held_at_the_maximum_are_released(guest, seen, name):
+    """At 1 KB/s a block may go every four seconds, so that what goes soon goes because of what is done."""
+    table = {**USERS, "policy": "range-bw", "default": "0:0", "groups": {VICTIM: "0:1"}}
+    with scene(guest, **table) as stage:
+        victim = stage.load("victim", [writes("victim", PARKED, 1024, uid=VICTIM)])
+        stage.wait("all bios to be submitted", arrived=PARKED)
+        held = stage.level().above
+        assert held > PARKED // 2
+        began = uptime(guest)
+        RELEASES[name](stage)
+        assert victim.result().total("victim").total_ios == 2 * PARKED
+        level = stage.level()
+        assert (level.arrived, level.passed, level.pending) == (2 * PARKED, 2 * PARKED, 0)
+        assert stage.lower_bios() == 2 * PARKED
+        took = uptime(guest) - began
+        assert took < 2 * held, "half of the time that the maximum would have taken"
+        if name != "detach":  # which forgets what the group was counted for
+            assert total(stage.band.status().groups) == 2 * PARKED
+        seen(
+            f"{name}: {held} bios held at 1 KB/s ended, and were read back, in {took:.1f} s; counts equal, data right"
+        )
 
 
 # ---- suspensions
