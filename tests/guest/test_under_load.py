@@ -6,11 +6,12 @@ Where `test_integrity` has every bio in a known place, here they are everywhere;
 from __future__ import annotations
 
 import pytest
-from gate import Scene, scene, total
+from gate import LOWER, Scene, scene, total
 from race import FOLDER, race
 
 from harness import fio
 from harness.cgroup import Hierarchy
+from harness.dm import TableLine, sectors
 
 DEPTH, FIOS = 16, 3
 USERS = {
@@ -174,6 +175,36 @@ class Changes:
             guest.run(
                 ["sh", "-c", f"for task in $(cat {group.path}/tasks); do echo $task >{top}/tasks; done"]
             )
+
+    @pytest.mark.contract("int-17", "chk-09")
+    def test_removal_while_io_ends(self, guest, seen):
+        """Removal is tried without a pause while the last user writes back what it wrote, and closes the device."""
+        length, count = sectors(guest, LOWER), 128
+        line = TableLine(
+            length=length, device=LOWER, share="s", io_limit=4, io_throttle=1, type="pid", default="1"
+        )
+        guest.run(f"for i in 0 1; do dd if=/dev/urandom of=/tmp/data.$i bs=4k count={count}; done")
+        body = f"""
+	run dmsetup create brief --table "{line.render()}"
+	exec 3<>/dev/mapper/brief
+	dd if=/tmp/data.$((i % 2)) bs=4k count={count} >&3 2>&- &
+	exec 3>&-
+	refused=0
+	until dmsetup remove brief >/dev/null 2>&1; do refused=$((refused + 1)); done
+	wait $!; good
+	echo $refused >>refused
+	dd if={LOWER} bs=4k count={count} iflag=direct 2>&- >back; run cmp /tmp/data.$((i % 2)) back
+"""
+        sides = race(
+            guest, ("removal", body, self.rounds // 2), {"status": "dmsetup status >&- 2>&-; true; good"}
+        )
+        refused = [int(line) for line in guest.get(f"{FOLDER}/refused").split()]
+        early = sum(times > 0 for times in refused)
+        seen(
+            f"{len(refused)} devices removed as soon as it was possible, {early} of them tried too early; data right"
+        )
+        assert sides["removal"].bad == 0, sides["removal"].errors
+        assert early >= len(refused) // 3, refused
 
 
 @pytest.mark.guest
