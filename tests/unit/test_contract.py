@@ -115,6 +115,7 @@ sys.exit(code)
 """
 
 
+@pytest.fixture(scope="module")
 def rows_in_markers() -> list[str]:
     """The rows that the tests of tests/guest name."""
     command = [sys.executable, "-c", COLLECT, "tests/guest"]
@@ -124,5 +125,9 @@ def rows_in_markers() -> list[str]:
     return ids
 
 
-def test_guest_tests_name_rows_of_the_contract_only() -> None:
-    assert contract.wrong_ids(contract.load_all(project.contract_dir()), rows_in_markers()) == []
+def test_guest_tests_name_rows_of_the_contract_only(rows_in_markers: list[str]) -> None:
+    assert contract.wrong_ids(contract.load_all(project.contract_dir()), rows_in_markers) == []
+
+
+def test_every_row_has_a_test_or_says_why_there_is_none(rows_in_markers: list[str]) -> None:
+    assert contract.missing_tests(contract.load_all(project.contract_dir()), rows_in_markers) == []
