@@ -10,11 +10,13 @@ from harness.errors import DirtyGuest
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 
-def test_boot_is_clean(fresh_guest):
+def test_boot_is_clean(fresh_guest, flavour):
     said = fresh_guest.machine.console.text
     assert fresh_guest.machine.console.events == [], said
     assert fresh_guest.run(["cat", "/proc/sys/kernel/tainted"]).stdout == "0\n"
-    Checkup(fresh_guest).after("nothing")
+    checkup = Checkup(fresh_guest)
+    checkup.after("nothing")
+    assert checkup.detector == (flavour == "debug"), "kmemleak is there, and did not switch itself off"
 
 
 @pytest.mark.parametrize(
