@@ -267,7 +267,7 @@ def test_queue_limits_are_those_below(guest, seen):
 
 
 @pytest.mark.contract("path-14", "chk-10")
-@pytest.mark.parametrize("kind", ["none", "uid", "cgroup"])
+@pytest.mark.parametrize("kind", ["none", "cgroup"])
 def test_flush_passes(guest, make, seen, kind):
     """An ext3 journal's commits are barriers, which dm core turns into flushes and a write."""
     with Lower(guest, "/dev/sda", "store") as store:
