@@ -44,7 +44,7 @@ def test_weights_ignored(testbed, tmp_path):
     """Every share is wrong. Equal weights come out right, and then their control, with other weights, does as well:
     so the scenario is not decided.
     """
-    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/weights-ignored")
+    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/weights-ignored", "-m", "core")
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
     verdicts = {s.name: s.verdict for s in record.load(folder).scenarios}
     assert verdicts.pop("cgroup-50-50") is Verdict.INCONCLUSIVE
@@ -54,7 +54,7 @@ def test_weights_ignored(testbed, tmp_path):
 
 
 def test_panic_in_the_middle(testbed, tmp_path):
-    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/panics")
+    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/panics", "-m", "core")
     assert done.returncode == EXIT_GUEST_DIED, done.stdout + done.stderr
     death = record.load(folder).deaths[0]
     assert death.kind == "panic"
