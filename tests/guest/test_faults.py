@@ -274,23 +274,26 @@ def test_nothing_leaked(guest, seen):
 @pytest.mark.contract("fault-08")
 def test_pages(guest, disk, blkio, seen):
     """Blocks of several pages only: were single ones to fail, a page fault might, and some process be killed for it."""
-    names = [f"g{i}" for i in range(40)]
-    groups = [blkio.create(name) for name in names]
-    each = f"for g in {' '.join(names)}; do echo {{}} > {blkio.path}/$g/blkio.settings || exit 1; done"
+    names = " ".join(f"g{i}" for i in range(300))  # more than the slabs that are kept for later have room for
+    guest.run(f"cd {blkio.path} && mkdir {names}")
+    each = f"for g in {names}; do echo {{}} > {blkio.path}/$g/blkio.settings || exit 1; done"
 
     def settings():
         return guest.run(f"cat {blkio.path}/g*/blkio.settings").stdout
 
-    with Faults(guest, "fail_page_alloc", min_order=1) as faults:
-        attach, detach = each.format("'d 40'"), each.format("d")
-        found = walk(faults, attach, settings, lambda: guest.run(detach), call="sys_write", made_up_for=True)
-    assert found.ours and all(attempt.exit_code == 0 for attempt in found.ours)
-    guest.run(attach)
-    read_a_block(guest, disk)
-    for group in groups:
-        group.remove()
+    try:
+        with Faults(guest, "fail_page_alloc", min_order=1) as faults:
+            attach, detach = each.format("'d 40'"), each.format("d")
+            found = walk(
+                faults, attach, settings, lambda: guest.run(detach), call="sys_write", made_up_for=True
+            )
+        assert found.ours and all(attempt.exit_code == 0 for attempt in found.ours)
+        guest.run(attach)
+        read_a_block(guest, disk)
+    finally:
+        guest.run(f"cd {blkio.path} && rmdir {names}")
     assert set(disk.status().groups) == {DEFAULT_GROUP}
-    seen(f"40 groups attached: {found}")
+    seen(f"300 groups attached: {found}")
 
 
 @pytest.mark.contract("fault-09")
