@@ -210,7 +210,7 @@ class Loops:
 
 
 @pytest.mark.guest
-@pytest.mark.flavours("perf", "debug")
+@pytest.mark.flavours("perf")
 class TestOneCpu(Loops):
     """On one CPU whoever sleeps hands over."""
 
@@ -221,4 +221,4 @@ class TestOneCpu(Loops):
 @pytest.mark.flavours("debug")
 @pytest.mark.machine(cpus=2)
 class TestTwoCpus(Loops):
-    """On two there is true concurrency."""
+    """On two there is true concurrency, and lockdep watches."""

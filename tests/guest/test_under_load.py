@@ -24,10 +24,10 @@ USERS = {
 }
 
 
-def jobs(*, as_users: bool = True) -> list[fio.Job]:
-    """Random writes and reads mixed, of 4 and 16 KiB."""
+def jobs(*, as_users: bool = True, large: str = "16k") -> list[fio.Job]:
+    """Random writes and reads mixed, of 4 KiB and of another size."""
     made = []
-    for number, (name, bs, uid) in enumerate((("a", "4k", 1000), ("b", "4k", 2000), ("c", "16k", None))):
+    for number, (name, bs, uid) in enumerate((("a", "4k", 1000), ("b", "4k", 2000), ("c", large, None))):
         made.append(
             fio.Job(
                 name=name,
@@ -67,21 +67,24 @@ def _ios(data: bytes) -> int:
     return sum(job.total_ios for job in result.jobs)
 
 
-def drive(stage: Scene, seen, body: str, rounds: int, load: str = FIO, *, users: bool = True) -> None:
+def drive(
+    stage: Scene, seen, body: str, rounds: int, load: str = FIO, *, users: bool = True, large: str = "16k"
+) -> None:
     """Change so many times while fio runs, and account for every I/O. body: shell, as `race` runs it."""
     guest = stage.guest
-    guest.put(fio.render(jobs(as_users=users)), "/tmp/load.fio")
+    guest.put(fio.render(jobs(as_users=users, large=large)), "/tmp/load.fio")
     sides = race(guest, ("changes", LOOK.format(stage=stage, fios=FIOS) + body, rounds), {"load": load})
     assert sides["changes"].bad == sides["load"].bad == 0, sides
     files = guest.get_tree(FOLDER)
     above = [int(line) for line in files["above"].split()]
-    done = sum(_ios(data) for name, data in files.items() if name.startswith("fio."))
+    runs = {name: _ios(data) for name, data in files.items() if name.startswith("fio.")}
+    done = sum(runs.values())
     level = stage.level()
     seen(
         f"{len(above)} times with {min(above)} to {max(above)} bios parked, while fio ran {sides['load'].ok} times:"
         f" {done} I/Os, counts equal, data right"
     )
-    assert (level.arrived, level.passed, level.pending) == (done, done, 0)
+    assert (level.arrived, level.passed, level.pending) == (done, done, 0), f"{runs}, {stage.lower()}"
     assert stage.lower_bios() == done
 
 
@@ -119,7 +122,9 @@ class Changes:
 	run dmsetup reload band --table "$line"
 	run dmsetup resume band
 """
-            drive(stage, seen, body, self.rounds)
+            # Pages only: for the moment in which a device has no table, dm core makes larger I/Os come in pages, each
+            # a bio of its own (dm_merge_bvec), and fio counts what it asked for.
+            drive(stage, seen, body, self.rounds, large="4k")
 
     @pytest.mark.contract("int-12", "chk-09")
     def test_policies_weights_and_limits(self, guest, seen):
@@ -208,7 +213,7 @@ class Changes:
 
 
 @pytest.mark.guest
-@pytest.mark.flavours("perf", "debug")
+@pytest.mark.flavours("perf")
 class TestOneCpu(Changes):
     """On one CPU whoever sleeps hands over."""
 
@@ -217,4 +222,4 @@ class TestOneCpu(Changes):
 @pytest.mark.flavours("debug")
 @pytest.mark.machine(cpus=2)
 class TestTwoCpus(Changes):
-    """On two there is true concurrency."""
+    """On two there is true concurrency, and lockdep watches."""
