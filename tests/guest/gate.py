@@ -23,6 +23,7 @@ LOWER = "/dev/sda"
 """scsi_debug: a disk in memory whose I/Os complete a jiffy later, with a write cache, 8 MB."""
 
 BLOCK = 4096
+SECTORS = BLOCK // 512
 
 # Longest wait for a state of the guest, seconds on the reference host.
 PATIENCE = 30.0
@@ -31,28 +32,25 @@ PAUSE = 0.03
 
 @dataclass(frozen=True)
 class Counters:
-    """/sys/block/*/stat of one device, in I/Os, as Documentation/iostats.txt numbers them."""
+    """/sys/block/*/stat of one device, as Documentation/iostats.txt numbers them."""
 
     reads: int
-    read_merges: int
     writes: int
-    write_merges: int
+    sectors: int
+    """Of 512 bytes, read and written. A disk's are exact; its I/Os are not, nor its merges: those of two requests into
+    one are not counted.
+    """
     in_flight: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
         words = [int(word) for word in text.split()]
-        return cls(words[0], words[1], words[4], words[5], words[8])
+        return cls(words[0], words[4], words[2] + words[6], words[8])
 
     @property
     def ios(self) -> int:
         """For a bio-based device: bios that arrived; for a disk: requests that completed."""
         return self.reads + self.writes
-
-    @property
-    def bios(self) -> int:
-        """Of a disk: bios in the requests that completed."""
-        return self.ios + self.read_merges + self.write_merges
 
 
 def total(groups: dict[int, GroupCounters]) -> int:
@@ -113,7 +111,7 @@ class Scene:
         self.length = sectors(guest, band.path)
         self.gate_stat, self.band_stat = (_stat_path(guest, d.name) for d in (gate, band))
         self._lower_stat = f"/sys/block/{LOWER.removeprefix('/dev/')}/stat"
-        self._lower_start = self.lower().bios
+        self._lower_start = self.lower().sectors
 
     # ---- counting
 
@@ -127,9 +125,9 @@ class Scene:
         """The disk's own."""
         return Counters.parse(self.guest.run(["cat", self._lower_stat]).stdout)
 
-    def lower_bios(self) -> int:
-        """I/Os that the disk has completed since the scene was set."""
-        return self.lower().bios - self._lower_start
+    def lower_sectors(self) -> int:
+        """What the disk has read and written since the scene was set."""
+        return self.lower().sectors - self._lower_start
 
     def wait(self, what: str, **wanted: int) -> Level:
         """Wait until the level has these values (arrived, passed, pending, above); fails when it does not come."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from gate import LOWER, Load, Scene, scene, total
+from gate import LOWER, SECTORS, Load, Scene, scene, total
 
 from harness import fio
 from harness.cgroup import Cgroup, Hierarchy
@@ -72,7 +72,7 @@ class Parked:
         assert done == 2 * (LIMIT + PARKED), "each block is written once and read once"
         level = stage.level()
         assert (level.arrived, level.passed, level.pending) == (done, done, 0)
-        assert stage.lower_bios() == done
+        assert stage.lower_sectors() == done * SECTORS
         if by_driver:
             counted += total(stage.band.status().groups)
         assert counted == done, "the driver has counted each bio once"
@@ -273,7 +273,7 @@ def test_bios_held_at_the_maximum_are_released(guest, seen, name):
         assert victim.result().total("victim").total_ios == 2 * PARKED
         level = stage.level()
         assert (level.arrived, level.passed, level.pending) == (2 * PARKED, 2 * PARKED, 0)
-        assert stage.lower_bios() == 2 * PARKED
+        assert stage.lower_sectors() == 2 * PARKED * SECTORS
         took = uptime(guest) - began
         assert took < 2 * held, "half of the time that the maximum would have taken"
         if name != "detach":  # which forgets what the group was counted for
@@ -381,7 +381,7 @@ def test_noflush_suspend_keeps_the_error_of_what_was_in_flight(guest, seen):
         assert parked.victim.result().total("victim").total_ios == 2 * PARKED
         groups = stage.band.status().groups
         assert total(groups) == LIMIT + 2 * PARKED == stage.level().arrived
-        assert stage.lower_bios() == 2 * PARKED
+        assert stage.lower_sectors() == 2 * PARKED * SECTORS
         seen(f"{LIMIT} in flight failed with EIO, {PARKED} pushed back ended well")
 
 
@@ -397,5 +397,5 @@ def test_parked_bios_take_the_error_of_the_disk(guest, seen):
         assert (level.arrived, level.passed, level.pending) == (LIMIT + PARKED, LIMIT + PARKED, 0)
         assert total(stage.band.status().groups) == LIMIT + PARKED
         assert stage.band.status().groups[DEFAULT_GROUP].writes == LIMIT
-        assert stage.lower_bios() == 0
+        assert stage.lower_sectors() == 0
         seen(f"{LIMIT} in flight and {PARKED} parked: each failed once, with EIO")

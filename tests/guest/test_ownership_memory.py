@@ -221,16 +221,20 @@ def test_tmpfs(swap, stack, seen):
     swap.expect(seen, "read by b", into="b")
 
 
-def short_of_memory(stack, owned, group, enough):
-    """Let a group take memory that cannot be swapped out, little by little, until ``enough()``."""
-    greedy = stack.enter_context(Pages(owned, group))
-    greedy.tell("lock")
-    free = int(owned.guest.run(["sed", "-n", "s/^MemFree: *\\([0-9]*\\) kB$/\\1/p", "/proc/meminfo"]).stdout)
-    greedy.tell(f"anon {free // 4 - 4 * COUNT}")
-    for _ in range(100):
-        if enough():
-            return
-        greedy.tell("anon 128")
+def short_of_memory(owned, group, enough):
+    """Let a group take memory that cannot be swapped out, little by little, until ``enough()``; it then gives it back,
+    so that nothing is swapped while others count.
+    """
+    with Pages(owned, group) as greedy:
+        greedy.tell("lock")
+        free = int(
+            owned.guest.run(["sed", "-n", "s/^MemFree: *\\([0-9]*\\) kB$/\\1/p", "/proc/meminfo"]).stdout
+        )
+        greedy.tell(f"anon {free // 4 - 4 * COUNT}")
+        for _ in range(100):
+            if enough():
+                return
+            greedy.tell("anon 128")
     raise AssertionError(f"100 times half a megabyte and the kernel is not short of memory; {free} kB were free")
 
 
@@ -239,7 +243,7 @@ def test_the_kernels_own_reclaim(swap, stack, seen):
     """b takes memory until the kernel swaps; b's cannot be, so that what is swapped is a's or nobody's."""
     victims = [filled(stack, swap, "a") for _ in range(6)]
     swap.restart()
-    short_of_memory(stack, swap.domain, "b", lambda: swap.since("pswpout") > COUNT // 2)
+    short_of_memory(swap.domain, "b", lambda: swap.since("pswpout") > COUNT // 2)
     swap.at_rest()
     charged = swap.domain.charged()
     assert sum(charged.written.values()) == swap.since("pswpout") * SECTORS
@@ -279,7 +283,7 @@ def test_dirty_pages_when_memory_is_short(guest, stack, seen):
     raw.write("a", 0, 6 * COUNT)
     a = raw.domain["a"].id
     short_of_memory(
-        stack, raw.domain, "b", lambda: raw.domain.device.status().groups[a].write_sectors > COUNT * SECTORS
+        raw.domain, "b", lambda: raw.domain.device.status().groups[a].write_sectors > COUNT * SECTORS
     )
     raw.sync()
     raw.expect(seen, written={"a": 6 * COUNT * SECTORS})
