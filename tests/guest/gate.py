@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+
+from lab import Counters, stat_file, until
 
 from harness import fio
 from harness.dm import GroupCounters, Ioband, Linear, TableLine, sectors
@@ -24,33 +24,6 @@ LOWER = "/dev/sda"
 
 BLOCK = 4096
 SECTORS = BLOCK // 512
-
-# Longest wait for a state of the guest, seconds on the reference host.
-PATIENCE = 30.0
-PAUSE = 0.03
-
-
-@dataclass(frozen=True)
-class Counters:
-    """/sys/block/*/stat of one device, as Documentation/iostats.txt numbers them."""
-
-    reads: int
-    writes: int
-    sectors: int
-    """Of 512 bytes, read and written. A disk's are exact; its I/Os are not, nor its merges: those of two requests into
-    one are not counted.
-    """
-    in_flight: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        words = [int(word) for word in text.split()]
-        return cls(words[0], words[4], words[2] + words[6], words[8])
-
-    @property
-    def ios(self) -> int:
-        """For a bio-based device: bios that arrived; for a disk: requests that completed."""
-        return self.reads + self.writes
 
 
 def total(groups: dict[int, GroupCounters]) -> int:
@@ -109,7 +82,7 @@ class Scene:
         self.band = band
         self.pool = pool
         self.length = sectors(guest, band.path)
-        self.gate_stat, self.band_stat = (_stat_path(guest, d.name) for d in (gate, band))
+        self.gate_stat, self.band_stat = stat_file(gate), stat_file(band)
         self._lower_stat = f"/sys/block/{LOWER.removeprefix('/dev/')}/stat"
         self._lower_start = self.lower().sectors
 
@@ -131,23 +104,22 @@ class Scene:
 
     def wait(self, what: str, **wanted: int) -> Level:
         """Wait until the level has these values (arrived, passed, pending, above); fails when it does not come."""
-        deadline = time.monotonic() + PATIENCE * self.guest.machine.slowdown
-        while True:
-            level = self.level()
-            if all(getattr(level, key) == value for key, value in wanted.items()):
-                return level
-            assert time.monotonic() < deadline, f"waited in vain for {what}: {wanted}, it is {level}"
-            time.sleep(PAUSE)
+        return until(
+            self.guest,
+            self.level,
+            f"{what}, {wanted}",
+            lambda level: all(getattr(level, key) == value for key, value in wanted.items()),
+        )
 
     def wait_asleep(self, command: str, function: str) -> None:
         """Wait until the process of that name sleeps in that function of the kernel (/proc/PID/wchan)."""
         script = 'for pid in $(pidof "$0"); do cat /proc/$pid/wchan; done'
-        deadline = time.monotonic() + PATIENCE * self.guest.machine.slowdown
-        while function not in (where := self.guest.run(["sh", "-c", script, command], check=False).stdout):
-            assert time.monotonic() < deadline, (
-                f"{command} does not come to sleep in {function}, but in {where!r}"
-            )
-            time.sleep(PAUSE)
+        until(
+            self.guest,
+            lambda: self.guest.run(["sh", "-c", script, command], check=False).stdout,
+            f"{command} sleeps in {function}",
+            lambda where: function in where,
+        )
 
     # ---- driving
 
@@ -174,11 +146,6 @@ class Scene:
         """The table of ``band`` with some things changed."""
         fields = {"length": self.length, "device": self.gate.path, "share": "s", **changes}
         return TableLine(**fields)  # type: ignore[arg-type]
-
-
-def _stat_path(guest: Guest, name: str) -> str:
-    minor = guest.run(["dmsetup", "info", "-c", "--noheadings", "-o", "minor", name]).stdout.strip()
-    return f"/sys/block/dm-{minor}/stat"
 
 
 @contextlib.contextmanager

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import pytest
 
-from harness.dm import Linear, sectors
+from harness.dm import Device, Ioband, Linear, sectors
 from harness.errors import CommandError
 from harness.guest import Guest
 
 DISK = "/dev/vda"
 BLOCK = 4096
 
+# Longest wait for a state of the guest, seconds on the reference host; from one look at it to the next.
+PATIENCE = 60.0
+PAUSE = 0.02
+
 _marks = itertools.count(1)
+
+T = TypeVar("T")
 
 
 class KernelLog:
@@ -51,22 +59,75 @@ def refused(errno_name: str) -> Iterator[None]:
     assert caught.value.errno_name == errno_name, str(caught.value)
 
 
+def by_row(table: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Parameters for one test of each set of rows: of the lines (rows, what, ...), those that name the same rows."""
+    found: dict[tuple[str, ...], list[list[Any]]] = {}
+    for rows, *case in table:
+        found.setdefault(tuple(rows), []).append(case)
+    return [pytest.param(some, marks=pytest.mark.contract(*rows), id=rows[0]) for rows, some in found.items()]
+
+
+def shown(device: Ioband) -> str:
+    """Its table from the share on."""
+    return " ".join(device.raw_table().split()[4:])
+
+
+@contextlib.contextmanager
+def devices(guest: Guest, length: int) -> Iterator[Callable[..., Ioband]]:
+    """``make(line, name)``: a device of a line after the word `ioband`. Those that are still there at the end are
+    removed, the last first.
+    """
+    names: set[str] = set()
+    with contextlib.ExitStack() as stack:
+
+        def make(line: str, name: str = "d", length: int = length) -> Ioband:
+            device = Ioband(guest, name)
+            if name not in names:
+                names.add(name)
+                stack.enter_context(device)
+            return device.create(f"0 {length} ioband {line}")
+
+        yield make
+
+
+def stat_file(device: Device) -> str:
+    """Where its `Counters` are."""
+    minor = device.guest.run(["dmsetup", "info", "-c", "--noheadings", "-o", "minor", device.name]).stdout
+    return f"/sys/block/dm-{minor.strip()}/stat"
+
+
 @dataclass(frozen=True)
-class Io:
-    """What arrived at a block device: bios, and sectors of 512 bytes."""
+class Counters:
+    """/sys/block/*/stat of one device, as Documentation/iostats.txt numbers them; sectors of 512 bytes.
+
+    A device of dm counts bios when they arrive. A disk's sectors are exact; its I/Os are not, nor its merges: those of
+    two requests into one are not counted.
+    """
 
     reads: int
     read_sectors: int
     writes: int
     write_sectors: int
+    in_flight: int
 
-    def __sub__(self, other: Io) -> Io:
-        return Io(
-            self.reads - other.reads,
-            self.read_sectors - other.read_sectors,
-            self.writes - other.writes,
-            self.write_sectors - other.write_sectors,
-        )
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        words = [int(word) for word in text.split()]
+        return cls(words[0], words[2], words[4], words[6], words[8])
+
+    @property
+    def ios(self) -> int:
+        """Read and written."""
+        return self.reads + self.writes
+
+    @property
+    def sectors(self) -> int:
+        """Read and written."""
+        return self.read_sectors + self.write_sectors
+
+    def __sub__(self, other: Counters) -> Counters:
+        mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Counters(*(now - before for now, before in zip(mine, others, strict=True)))
 
 
 class Lower(Linear):
@@ -83,16 +144,12 @@ class Lower(Linear):
     def __enter__(self) -> Lower:
         self.length = sectors(self.guest, self.disk)
         self.create([(self.disk, 0, self.length)])
-        minor = self.guest.run(
-            ["dmsetup", "info", "-c", "--noheadings", "-o", "minor", self.name]
-        ).stdout.strip()
-        self.stat = f"/sys/block/dm-{minor}/stat"
+        self.stat = stat_file(self)
         return self
 
-    def io(self) -> Io:
+    def io(self) -> Counters:
         """What has arrived since it was made."""
-        words = [int(w) for w in self.guest.run(["cat", self.stat]).stdout.split()]
-        return Io(words[0], words[2], words[4], words[6])
+        return Counters.parse(self.guest.run(["cat", self.stat]).stdout)
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -149,8 +206,9 @@ class Submitters:
         self._futures.append(self._pool.submit(self.guest.run, script, timeout=300))
         until(
             self.guest,
-            lambda: self.guest.run(["test", "-e", f"{folder}/pids"], check=False).exit_code == 0,
+            lambda: self.guest.run(["test", "-e", f"{folder}/pids"], check=False).exit_code,
             "the processes have started",
+            lambda code: code == 0,
         )
         pids = [int(p) for p in self.guest.run(["cat", f"{folder}/pids"]).stdout.split()]
         self.settled(pids)
@@ -167,14 +225,12 @@ class Submitters:
 
     def settled(self, pids: Sequence[int]) -> dict[int, tuple[str, str]]:
         """`where`, once each process waits for I/O in the kernel or has ended."""
-        told: dict[int, tuple[str, str]] = {}
-
-        def asleep() -> bool:
-            told.update(self.where(pids))
-            return all(state in "DXZ" for state, _ in told.values())
-
-        until(self.guest, asleep, "each process waits for its I/O or has ended")
-        return told
+        return until(
+            self.guest,
+            lambda: self.where(pids),
+            "each process waits for its I/O or has ended",
+            lambda told: all(state in "DXZ" for state, _ in told.values()),
+        )
 
     def made_to_wait(self, pids: Sequence[int]) -> int:
         """How many sleep in the target because no more bios may be parked, once all are settled."""
@@ -196,9 +252,13 @@ def held_up(told: Mapping[int, tuple[str, str]]) -> int:
     return sum(state == "D" and function.startswith("ioband_") for state, function in told.values())
 
 
-def until(guest: Guest, told: Callable[[], bool], what: str) -> None:
-    """Wait until a function of the test says so."""
-    deadline = time.monotonic() + 60 * guest.machine.slowdown
-    while not told():
-        assert time.monotonic() < deadline, f"never came true: {what}"
-        time.sleep(0.02)
+def until(guest: Guest, look: Callable[[], T], what: str, enough: Callable[[T], bool] = bool) -> T:
+    """Look at the guest until it is as it should be; what was seen then. For states that the kernel tells nobody of.
+
+    what: in words. enough: of what is seen. Fails, with what was seen last, when it does not come.
+    """
+    deadline = time.monotonic() + PATIENCE * guest.machine.slowdown
+    while not enough(seen := look()):
+        assert time.monotonic() < deadline, f"did not come: {what}; it is {seen}"
+        time.sleep(PAUSE)
+    return seen

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from lab import Counters, stat_file
+
 from harness.cgroup import Cgroup, Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.guest import Guest
@@ -54,23 +56,21 @@ class Domain:
         self.device = device
         self.groups = groups
         self.path = device.path
-        minor = guest.run(["dmsetup", "info", "-c", "--noheadings", "-o", "minor", device.name]).stdout.strip()
-        self._stat = f"/sys/block/dm-{minor}/stat"
-        self._before = self._arrived()
+        self._stat = stat_file(device)
+        self._before = self.arrived()
         self._names = {DEFAULT_GROUP: "default", **{group.id: name for name, group in groups.items()}}
 
     def __getitem__(self, name: str) -> Cgroup:
         return self.groups[name]
 
-    def _arrived(self) -> tuple[int, int, int]:
-        """Sectors read, sectors written and bios written, as device-mapper itself has them since the beginning."""
-        words = [int(word) for word in self.guest.run(["cat", self._stat]).stdout.split()]
-        return words[2], words[6], words[4]
+    def arrived(self) -> Counters:
+        """As device-mapper itself has them since the beginning."""
+        return Counters.parse(self.guest.run(["cat", self._stat]).stdout)
 
     def reset(self) -> None:
         """Count from zero."""
         self.device.message("reset")
-        self._before = self._arrived()
+        self._before = self.arrived()
 
     def settle(self) -> None:
         """Write back all that is dirty, forget all that is cached, and count from zero."""
@@ -80,16 +80,16 @@ class Domain:
     def charged(self) -> Charged:
         """What was charged to whom; all that came to the device was charged to somebody."""
         groups = self.device.status().groups
-        arrived = [now - before for now, before in zip(self._arrived(), self._before, strict=True)]
+        arrived = self.arrived() - self._before
         assert not any(g.reads_deferred or g.writes_deferred for g in groups.values()), "something was held"
-        assert sum(g.read_sectors for g in groups.values()) == arrived[0]
-        assert sum(g.write_sectors for g in groups.values()) == arrived[1]
+        assert sum(g.read_sectors for g in groups.values()) == arrived.read_sectors
+        assert sum(g.write_sectors for g in groups.values()) == arrived.write_sectors
         counts = {self._names.get(number, str(number)): count for number, count in groups.items()}
         return Charged(
             {name: c.read_sectors for name, c in counts.items()},
             {name: c.write_sectors for name, c in counts.items()},
             {name: c.writes for name, c in counts.items()},
-            arrived[2],
+            arrived.writes,
         )
 
     def run(self, name: str | None, command: str, **options: object) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass
 
+from lab import until
 from owners import SECTORS, Domain, domain
 
 from harness.dm import Linear, sectors
@@ -19,7 +19,6 @@ MKFS = {
 }
 # The journal is written when it is asked to be, not every five seconds.
 OPTIONS = {"ext2": "noatime", "ext3": "noatime,commit=3600"}
-PATIENCE = 60.0
 
 
 @dataclass
@@ -108,7 +107,10 @@ def place_of(kind, guest, *subsystems):
 
 def wait_written(owned, group, wanted):
     """Until so many sectors were charged; nobody tells when the kernel writes of its own accord."""
-    deadline = time.monotonic() + PATIENCE * owned.guest.machine.slowdown
-    while (counted := owned.device.status().groups[owned[group].id].write_sectors) < wanted:
-        assert time.monotonic() < deadline, f"waited in vain for {wanted} sectors of {group}: {counted}"
-        time.sleep(0.05)
+    number = owned[group].id
+    until(
+        owned.guest,
+        lambda: owned.device.status().groups[number].write_sectors,
+        f"{wanted} sectors of {group} are written",
+        lambda written: written >= wanted,
+    )

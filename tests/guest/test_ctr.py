@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab import DISK, KernelLog, refused
+from lab import DISK, KernelLog, by_row, devices, refused, shown
 
 from harness.dm import Ioband, sectors
 
@@ -81,14 +81,6 @@ ACCEPTED = [
 ]  # fmt: skip
 
 
-def by_row(table):
-    """One test for each set of rows, with all its cases."""
-    found = {}
-    for rows, *case in table:
-        found.setdefault(tuple(rows), []).append(case)
-    return [pytest.param(some, marks=pytest.mark.contract(*rows), id=rows[0]) for rows, some in found.items()]
-
-
 @pytest.fixture
 def length(guest):
     return sectors(guest, DISK)
@@ -97,21 +89,8 @@ def length(guest):
 @pytest.fixture
 def make(guest, length):
     """``make(line, name)``: a device of a line after the word `ioband`; gone with the test."""
-    made = []
-
-    def one(line, name="d"):
-        made.append(Ioband(guest, name))
-        return made[-1].create(f"0 {length} ioband {line}")
-
-    yield one
-    for device in reversed(made):
-        if device.exists():
-            device.remove()
-
-
-def shown(device):
-    """The table from the ioband device's name on."""
-    return " ".join(device.raw_table().split()[4:])
+    with devices(guest, length) as made:
+        yield made
 
 
 @pytest.mark.contract("ctr-37")

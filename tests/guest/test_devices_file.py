@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from lab import refused
 
-from harness.cgroup import Hierarchy
-from harness.dm import Ioband, TableLine
-
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
-DISK = "/dev/vda"
-LENGTH = 8192
 WEIGHTS = "policy=weight io_throttle=4 io_limit=128 token=512 carryover=4"
-
-
-@pytest.fixture
-def blkio(guest):
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
-
-
-@pytest.fixture
-def band(guest):
-    """``band(name, share, ...)``: another ioband device on the disk, until the test's end."""
-    with contextlib.ExitStack() as stack:
-
-        def make(name, share, **parameters):
-            words = {"type": "cgroup", "token_base": 0, "default": "100", **parameters}
-            line = TableLine(length=LENGTH, device=DISK, share=share, **words)
-            return stack.enter_context(Ioband(guest, name).create(line))
-
-        yield make
 
 
 # ---- reading

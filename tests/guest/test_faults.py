@@ -12,7 +12,6 @@ import pytest
 from lab import DISK
 
 from harness import kmemleak
-from harness.cgroup import Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.faults import Attempt, Faults
 
@@ -102,12 +101,6 @@ def disk(guest):
     line = TableLine(length=sectors(guest, DISK), device=DISK, share="s", type="cgroup", default="100")
     with Ioband(guest, "d").create(line) as device:
         yield device
-
-
-@pytest.fixture
-def blkio(guest):
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
 
 
 def read_a_block(guest, device):

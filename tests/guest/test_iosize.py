@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from lab import DISK, refused
+from lab import DISK, refused, shown
 
 from harness.cgroup import Hierarchy, Setting
 from harness.dm import Ioband, sectors
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
-
-
-def shown(device: Ioband) -> str:
-    """The table from the share on."""
-    return " ".join(device.raw_table().split()[4:])
 
 
 def sharing(guest, arguments: str) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab import DISK, KernelLog, refused
-
-from harness.cgroup import Hierarchy
-from harness.dm import Ioband
+from lab import DISK, KernelLog, by_row, devices, refused, shown
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
@@ -83,31 +80,11 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def by_row(table):
-    """One test for each set of rows, with all its cases."""
-    found = {}
-    for rows, *case in table:
-        found.setdefault(tuple(rows), []).append(case)
-    return [pytest.param(some, marks=pytest.mark.contract(*rows), id=rows[0]) for rows, some in found.items()]
-
-
 @pytest.fixture
 def make(guest):
     """``make(line, name)``: a device of a line after the lower device; gone with the test."""
-    made = []
-
-    def one(line, name="d"):
-        made.append(Ioband(guest, name))
-        return made[-1].create(f"0 64 ioband {DISK} {line}")
-
-    yield one
-    for device in reversed(made):
-        if device.exists():
-            device.remove()
-
-
-def shown(device):
-    return " ".join(device.raw_table().split()[4:])
+    with devices(guest, 64) as made:
+        yield lambda line, name="d": made(f"{DISK} {line}", name)
 
 
 @pytest.mark.parametrize("some", by_row(TAKEN))
@@ -134,12 +111,6 @@ def test_refused(guest, make, seen, some):
         assert not words or words in log.text, message
         assert shown(device) == before, f"{message} is refused and yet changes something"
         seen(f"{message} \N{RIGHTWARDS ARROW} {errno_name}{f' {words!r}' * bool(words)}")
-
-
-@pytest.fixture
-def blkio(guest):
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
 
 
 @pytest.mark.contract("msg-carryover-01")

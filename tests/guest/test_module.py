@@ -8,7 +8,6 @@ import pytest
 from lab import refused
 
 from harness import dm
-from harness.cgroup import Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine
 from harness.errnos import errno_name
 
@@ -37,12 +36,6 @@ def loaded(guest):
 def unload(guest):
     """The errno of the refusal, if it is refused: busybox prints it and exits with 0."""
     return errno_name(guest.run(["rmmod", "dm-ioband"]).stderr)
-
-
-@pytest.fixture
-def blkio(guest):
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
 
 
 def files_are_idle(blkio, *groups):

@@ -8,36 +8,12 @@ from __future__ import annotations
 
 import pytest
 from owners import PAGE, SECTORS, Pages
-from places import ALL, MOUNT, PAGES, place_of, settings, wait_written
+from places import ALL, MOUNT, PAGES, settings, wait_written
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 # Of so many pages made dirty the kernel takes notice (ratelimit_pages is at most 4 MiB).
 MANY = 2048
-
-
-@pytest.fixture(params=["raw", "ext2", "ext3"])
-def place(request, guest):
-    with place_of(request.param, guest) as made:
-        yield made
-
-
-@pytest.fixture
-def raw(guest):
-    with place_of("raw", guest) as made:
-        yield made
-
-
-@pytest.fixture
-def ext2(guest):
-    with place_of("ext2", guest) as made:
-        yield made
-
-
-@pytest.fixture
-def ext3(guest):
-    with place_of("ext3", guest) as made:
-        yield made
 
 
 # ---- reads

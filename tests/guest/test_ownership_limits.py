@@ -16,24 +16,6 @@ FLUSHING_DISK = "/dev/sda"
 """scsi_debug: it has a write cache, so barriers become flushes."""
 
 
-@pytest.fixture(params=["raw", "ext2", "ext3"])
-def place(request, guest):
-    with place_of(request.param, guest) as made:
-        yield made
-
-
-@pytest.fixture
-def raw(guest):
-    with place_of("raw", guest) as made:
-        yield made
-
-
-@pytest.fixture
-def ext2(guest):
-    with place_of("ext2", guest) as made:
-        yield made
-
-
 @pytest.mark.contract("own-move-task")
 def test_a_task_that_moves(place, seen):
     with Pages(place.domain, "a") as process:

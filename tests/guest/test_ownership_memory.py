@@ -6,9 +6,9 @@ The kernel's own count of pages swapped (/proc/vmstat) says what there must be: 
 from __future__ import annotations
 
 import contextlib
-import time
 
 import pytest
+from lab import until
 from owners import SECTORS, Domain, Pages, domain
 from places import place_of
 
@@ -17,7 +17,6 @@ from harness.cgroup import Hierarchy
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 COUNT = 1024
-FOUR_MIB = COUNT * 4096
 SMALL = "512K"
 ROOMY = "100M"
 
@@ -45,11 +44,10 @@ class Swap:
         return self._counts()[what] - self._before[what]
 
     def at_rest(self) -> None:
-        """Wait until the kernel, which may swap of its own accord, has done with it."""
-        last: dict[str, int] = {}
-        while (now := {key: n for key, n in self._counts().items() if key.startswith("pswp")}) != last:
-            last = now
-            time.sleep(0.3)
+        """Wait until the kernel's own reclaim has done, and its I/O. It sleeps on if enough memory is free."""
+        script = "cat /proc/$(pidof kswapd0)/wchan"
+        until(self.guest, lambda: self.guest.run(script).stdout, "kswapd has no work", lambda f: f == "kswapd")
+        until(self.guest, lambda: self.domain.arrived().in_flight, "all I/O has ended", lambda n: n == 0)
 
     def squeeze(self, group: str, by: str | None) -> None:
         """Have a group's memory swapped out, all but little of it, by a task of another group."""
@@ -97,12 +95,6 @@ def filled(stack, swap, group, verb="anon"):
     process.tell(f"{verb} {COUNT}")
     process.tell(f"write 0 {COUNT} 9")
     return process
-
-
-@pytest.fixture
-def stack():
-    with contextlib.ExitStack() as made:
-        yield made
 
 
 @pytest.mark.contract("own-anon", "own-swapout", "chk-19")

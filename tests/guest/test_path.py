@@ -14,29 +14,6 @@ from harness.dm import DEFAULT_GROUP, Ioband, Linear, sectors
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 
-@pytest.fixture
-def low(guest):
-    with Lower(guest) as device:
-        yield device
-
-
-@pytest.fixture
-def make(guest, low):
-    """``make(line, name)``: a device on ``low`` of a line after the lower device; gone with the test."""
-    made = []
-
-    def one(line, name="d", lower=low):
-        made.append(Ioband(guest, name))
-        device = made[-1].create(f"0 {lower.length} ioband {lower.path} {line}")
-        device.message("reset")
-        return device
-
-    yield one
-    for device in reversed(made):
-        if device.exists():
-            device.remove()
-
-
 @pytest.mark.contract("path-01", "path-03", "chk-15")
 @pytest.mark.parametrize(
     ("kind", "limit", "parked"),

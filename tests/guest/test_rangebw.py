@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from lab import DISK, Submitters, refused, until
+from lab import DISK, Counters, Submitters, refused, shown, stat_file, until
 
 from harness.cgroup import Hierarchy, Setting
 from harness.dm import DEFAULT_GROUP, GroupCounters, Ioband, sectors
@@ -19,11 +19,6 @@ pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 LARGEST = 1073741823
 PLAIN = "s 4 128 user range-bw 16384 :0:0 7:0:0"
 SET = "s 4 128 user range-bw 16384 :10:20 7:100:500"
-
-
-def shown(device: Ioband) -> str:
-    """The table from the share on."""
-    return " ".join(device.raw_table().split()[4:])
 
 
 def made(guest, arguments: str, name: str = "d") -> Ioband:
@@ -325,12 +320,8 @@ def test_delayed_writes_are_held(guest, seen):
         try:
             # Its close, the last one of the device, writes the pages out.
             submitters.background(*held.exec_prefix(delayed))
-            minor = guest.run(["dmsetup", "info", "-c", "--noheadings", "-o", "minor", "d"]).stdout.strip()
-            until(
-                guest,
-                lambda: int(guest.run(["cat", f"/sys/block/dm-{minor}/stat"]).stdout.split()[8]) > 0,
-                "the pages are being written",
-            )
+            stat = stat_file(device)
+            until(guest, lambda: Counters.parse(guest.run(["cat", stat]).stdout).in_flight, "the pages are written")
             read(guest, beside, "0", "4k")
             assert beside.status().groups[DEFAULT_GROUP] == reads(1, 0, 8)
             assert device.status().groups[held.id] == reads(1, 0, 128), "nothing written"

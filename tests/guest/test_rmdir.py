@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from lab import KernelLog, refused
 
-from harness.cgroup import Hierarchy
-from harness.dm import DEFAULT_GROUP, Ioband, TableLine
+from harness.dm import DEFAULT_GROUP
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
-
-DISK = "/dev/vda"
-LENGTH = 8192
-
-
-@pytest.fixture
-def blkio(guest):
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
-
-
-@pytest.fixture
-def band(guest):
-    """``band(name, share)``: another ioband device of type cgroup on the disk, until the test's end."""
-    with contextlib.ExitStack() as stack:
-
-        def make(name, share="s", kind="cgroup"):
-            line = TableLine(length=LENGTH, device=DISK, share=share, type=kind, token_base=0, default="100")
-            return stack.enter_context(Ioband(guest, name).create(line))
-
-        yield make
 
 
 def ids(device):
@@ -66,7 +42,7 @@ def test_nothing_is_said_where_it_was_not_attached(guest, blkio, band, seen):
 
 @pytest.mark.contract("rmdir-03")
 def test_another_types_group_of_that_number_stays(blkio, band, seen):
-    cgroup, user = band("x"), band("u", kind="user")
+    cgroup, user = band("x"), band("u", type="user")
     group = blkio.create("a")
     group.set("x", 40)
     user.message("attach", str(group.id))

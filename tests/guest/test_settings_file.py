@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from lab import refused
 
-from harness.cgroup import Hierarchy, Setting
-from harness.dm import DEFAULT_GROUP, Ioband, TableLine
+from harness.cgroup import Setting
+from harness.dm import DEFAULT_GROUP
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
-DISK = "/dev/vda"
-LENGTH = 8192
 # Not a weight. 65537 and 4294967297 are 1 in 16 and 32 bits.
 BAD_WEIGHTS = ["0", "-1", "32768", "65537", "4294967297", "x", "5x", "weight=5", "5:5", ":5", "0x", "5,"]
-
-
-@pytest.fixture
-def blkio(guest):
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
-
-
-@pytest.fixture
-def band(guest):
-    """``band(name, share, ...)``: another ioband device on the disk, until the test's end."""
-    with contextlib.ExitStack() as stack:
-
-        def make(name, share="s", **parameters):
-            words = {"type": "cgroup", "token_base": 0, "default": "100", **parameters}
-            line = TableLine(length=LENGTH, device=DISK, share=share, **words)
-            return stack.enter_context(Ioband(guest, name).create(line))
-
-        yield make
 
 
 def settings(group):

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from lab import BLOCK, Lower, Submitters
+from lab import BLOCK, Submitters
 
-from harness.dm import DEFAULT_GROUP, GroupCounters, Ioband
+from harness.dm import DEFAULT_GROUP, GroupCounters
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 SECTORS = BLOCK // 512
 NOTHING = GroupCounters(0, 0, 0, 0, 0, 0)
-
-
-@pytest.fixture
-def low(guest):
-    with Lower(guest) as device:
-        yield device
-
-
-@pytest.fixture
-def make(guest, low):
-    """``make(line, name)``: a device on ``low`` of a line after the lower device; gone with the test."""
-    made = []
-
-    def one(line, name="d"):
-        made.append(Ioband(guest, name))
-        device = made[-1].create(f"0 {low.length} ioband {low.path} {line}")
-        device.message("reset")  # whoever looks at a new device for partitions has read from it
-        return device
-
-    yield one
-    for device in reversed(made):
-        if device.exists():
-            device.remove()
 
 
 def read(guest, device, count=1, *, uid=0, block=BLOCK):

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import pytest
 from race import Side, race
 
-from harness.cgroup import Hierarchy
 from harness.dm import Ioband, Linear, TableLine, sectors
 
 ENODEV, EINVAL, EBUSY = "No such device", "Invalid argument", "Device or resource busy"
@@ -39,12 +38,6 @@ def halves(guest, *names: str, type: str = "cgroup", policy: str = "weight") -> 
             line = TableLine(length=part, device=lower.path, share=name[:-1], type=type, policy=policy)
             made.append(stack.enter_context(Ioband(guest, name).create(line)))
         yield made
-
-
-@pytest.fixture
-def blkio(guest) -> Iterator[Hierarchy]:
-    with Hierarchy(guest, "blkio") as hierarchy:
-        yield hierarchy
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from lab import DISK
+from lab import DISK, devices
 
-from harness.dm import DEFAULT_GROUP, Ioband, sectors
+from harness.dm import DEFAULT_GROUP, sectors
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
@@ -13,20 +13,15 @@ pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 @pytest.fixture
 def make(guest):
     """``make(line, name)``: a device of a line after the lower device, for everybody to read; gone with the test."""
-    made = []
-    length = sectors(guest, DISK)
+    with devices(guest, sectors(guest, DISK)) as made:
 
-    def one(line, name="d"):
-        made.append(Ioband(guest, name))
-        device = made[-1].create(f"0 {length} ioband {DISK} {line}")
-        guest.run(["chmod", "666", device.path])
-        device.message("reset")
-        return device
+        def one(line, name="d"):
+            device = made(f"{DISK} {line}", name)
+            guest.run(["chmod", "666", device.path])
+            device.message("reset")
+            return device
 
-    yield one
-    for device in reversed(made):
-        if device.exists():
-            device.remove()
+        yield one
 
 
 def read(device, count, user="0:0"):
