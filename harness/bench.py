@@ -23,6 +23,7 @@ from harness.errors import HarnessError, MeasurementError
 from harness.figure import Figure
 from harness.machine import INIT
 from harness.record import MachineRecord, Recorder
+from harness.report import terminal
 from harness.scenario import Scenario
 from harness.store import Store
 from harness.testbed import Testbed
@@ -56,7 +57,7 @@ def run(kernel: str, series: Path | None, *, driver_only: bool = False) -> int:
     finally:
         code = recorder.finish()
         written = reports.write_all(recorder.folder)
-    _print(recorder.run.figures)
+    terminal.figures(recorder.run.figures)
     print(f"report: {written.html}")
     return code
 
@@ -183,17 +184,3 @@ def busy_host() -> Iterator[None]:
         for burner in burners:
             burner.kill()
             burner.wait()
-
-
-def _print(figures: list[Figure]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    for about in dict.fromkeys(f.about for f in figures):
-        table = Table(about, "measured", "goal", "", "how", box=None, pad_edge=False)
-        for f in figures:
-            if f.about == about:
-                mark = "" if f.goal is None else "ok" if f.met else "MISSED"
-                table.add_row(f.what, f.measured, f.wanted, mark, f.how)
-        Console().print(table)
-        Console().print()

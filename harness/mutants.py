@@ -26,6 +26,7 @@ from harness.mutant import Mutant, MutantRecord
 from harness.progress import Progress
 from harness.record import Recorder, Run
 from harness.report import terminal
+from harness.report.summary import telling
 from harness.series import Series
 from harness.store import Store, digest
 from harness.testbed import FLAVOUR, Testbed
@@ -278,15 +279,7 @@ def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
     failed = bad is not None and bad[1] == "failed" and not run.deaths
     entry.outcome = "killed" if symptom or failed else "accident"
     entry.killed_by = bad[0] if bad else None
-    entry.how = headline(said, m.symptom if symptom else None)
-
-
-def headline(said: str, symptom: str | None) -> str:
-    """The line of what was said that tells most: the one with the symptom, an assertion's, or the first."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    wanted = symptom or r"^E  "
-    found = next((text for text in lines if re.search(wanted, text)), lines[0] if lines else "")
-    return found.removeprefix("E").strip()[:300]
+    entry.how = telling(said, m.symptom) if symptom and m.symptom else telling(said)
 
 
 def tests_digest(files: Sequence[str]) -> str:

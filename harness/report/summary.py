@@ -4,6 +4,7 @@ the guest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from harness.record import ControlRecord, GroupRecord, Run, RunVerdict, ScenarioRecord, verdict
@@ -44,6 +45,18 @@ def _written_out(character: str) -> str:
     if code < 0x20:
         return chr(0x2400 + code)  # U+2400..: control pictures
     return f"<U+{code:04X}>"
+
+
+def telling(said: str, wanted: str = r"^E\s") -> str:
+    """The line that tells most of what a failed test said, at most 300 characters: the first that matches, which is
+    by default what pytest marks as the error; else the first of all.
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    place = next((i for i, line in enumerate(lines) if re.search(wanted, line)), 0)
+    text = re.sub(r"^E\s+", "", lines[place]) if lines else ""
+    if text == "AssertionError":  # of a file whose assertions pytest does not explain: then what was asserted
+        text = next((line[1:].strip() for line in reversed(lines[:place]) if line.startswith(">")), text)
+    return text.removeprefix("AssertionError: ")[:300]
 
 
 def headline(run: Run) -> tuple[RunVerdict, str]:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.record import RUN_JSON, Run, ScenarioRecord
-from harness.report import conformance
+from harness.report import columns, conformance
 from harness.report.summary import (
     SYMBOLS,
     WORDS,
-    bounds,
     controls,
     count,
     duration,
@@ -27,14 +26,15 @@ from harness.report.summary import (
     points,
     rate,
     shown,
+    telling,
 )
-from harness.shares import Verdict, number
+from harness.shares import FigureVerdict, Verdict, number
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from harness.figure import Figure
     from harness.host import Check
     from harness.store import Entry
     from harness.validate import Validation
@@ -57,75 +57,85 @@ def summary(run: Run, folder: Path, console: Console | None = None) -> None:
     word, sentence = headline(run)
     out.print()
     verdict = _text(f" {SYMBOLS[word.value]} {WORDS[word.value]} ", f"{_STYLES[word.value]} reverse")
-    out.print(verdict.append("  ", "default").append(_text(sentence, "not reverse default")))
+    _say(out, verdict.append("  ", "default").append(_text(sentence, "not reverse default")))
     if run.scenarios:
         out.print()
-        out.print(_shares(run.scenarios))
+        _print_shares(out, run.scenarios)
         _print_controls(out, run)
     _print_conformance(out, run)
     _print_reasons(out, run)
     for death in run.deaths:
         out.print()
-        out.print(_text(f"{death.machine}: {death.message}", "bold red"))
+        _say(out, _text(f"{death.machine}: {death.message}", "bold red"))
         for line in (death.trace or death.raw).splitlines()[:_TRACE_LINES]:
-            out.print(_text(f"    {line}"))
+            _say(out, _text(f"    {line}"))
     out.print()
     for what, where in _places(run, folder):
         out.print(_text(f"{what:8} {where}"), soft_wrap=True)  # not broken: these are there to be copied
 
 
+def figures(measured: Sequence[Figure], console: Console | None = None) -> None:
+    """Measured figures under their headings, with their goals and how they were taken."""
+    out = console or _console()
+    for about in dict.fromkeys(f.about for f in measured):
+        rows = [[_text(t, "dim") for t in (about, "measured", "goal", "", "how")]]
+        for f in measured:
+            if f.about == about:
+                mark = "" if f.goal is None else "ok" if f.met else "MISSED"
+                style = _STYLES["pass" if f.met else "fail"]
+                rows.append([*map(_text, (f.what, f.measured, f.wanted)), _text(mark, style), _text(f.how)])
+        if out.is_terminal:  # how it was taken, below: there is no room for it
+            flat: list[Sequence[Text] | Text] = [rows[0][:-1]]
+            for *cells, how in rows[1:]:
+                flat += [cells, _text("  ").append_text(how)]
+            columns.show(out, flat)
+        else:
+            columns.show(out, rows)
+        out.print()
+
+
 def checks(found: Sequence[Check], console: Console | None = None) -> None:
     """What this machine has and lacks, a line each, with what to do about it."""
-    out = console or _console()
-    table = _table()
+    rows = []
     for check in found:
         state = {True: "pass", False: "fail", None: "inconclusive"}[check.ok]
         sign = {True: "ok", False: "MISSING", None: "-"}[check.ok]
         detail = _text(check.detail)
         if check.hint and not check.ok:
             detail.append("\n").append(_text(check.hint, "dim"))
-        table.add_row(_text(sign, _STYLES[state]), _text(check.name), detail)
-    out.print(table)
+        rows.append([_text(sign, _STYLES[state]), _text(check.name), detail])
+    columns.show(console or _console(), rows, fold=2)
 
 
 def cache(root: Path, entries: Sequence[Entry], console: Console | None = None) -> None:
     """The cache's entries, the last used first, and what they take in all."""
     out = console or _console()
-    table = _table("kind", "what", "key", "MB", "used")
-    table.columns[3].justify = "right"
+    rows = [[_text(heading, "dim") for heading in ("kind", "what", "key", "MB", "used")]]
     for entry in sorted(entries, key=lambda e: -e.used):
-        age = duration(max(0.0, time.time() - entry.used))
-        table.add_row(
-            *(_text(t) for t in (entry.kind, entry.what, entry.key[:12])),
-            f"{entry.size / 1e6:.1f}",
-            f"{age} ago",
-        )
+        size, age = f"{entry.size / 1e6:.1f}", duration(max(0.0, time.time() - entry.used))
+        rows.append([_text(t) for t in (entry.kind, entry.what, entry.key[:12], size, f"{age} ago")])
     if entries:
-        out.print(table)
+        columns.show(out, rows, fold=1, right=(3,))
     number = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
-    out.print(_text(f"{number}, {sum(e.size for e in entries) / 1e6:.0f} MB in {root}"))
+    _say(out, _text(f"{number}, {sum(e.size for e in entries) / 1e6:.0f} MB in {root}"))
 
 
 def validation(result: Validation, console: Console | None = None) -> None:
     """Each patch of a series: whether its prefix builds and boots, and the warnings that it brought."""
     out = console or _console()
-    table = _table("", "patch", "new warnings", "seconds")
+    rows = [[_text(heading, "dim") for heading in ("", "patch", "new warnings", "seconds")]]
     for patch in result.patches:
-        style = _STYLES["pass" if patch.ok else "fail"]
-        table.add_row(
-            _text("ok" if patch.ok else "FAIL", style),
-            _text(patch.name),
-            str(len(patch.new_warnings)),
-            f"{patch.seconds:.1f}",
-        )
-    out.print(table)
+        sign = _text("ok" if patch.ok else "FAIL", _STYLES["pass" if patch.ok else "fail"])
+        rows.append([sign, *map(_text, (patch.name, str(len(patch.new_warnings)), f"{patch.seconds:.1f}"))])
+    columns.show(out, rows, fold=1, right=(2, 3))
     for patch in result.patches:
         if patch.error:
-            out.print(_text(f"{patch.name}: {patch.error}"))
+            _say(out, _text(f"{patch.name}: {patch.error}"))
         for warning in patch.new_warnings:
-            out.print(_text(f"{patch.name}: {warning.file}:{warning.line}: {warning.text} [{warning.flag}]"))
+            where = f"{patch.name}: {warning.file}:{warning.line}"
+            _say(out, _text(f"{where}: {warning.text} [{warning.flag}]"))
     good = sum(patch.ok for patch in result.patches)
-    out.print(_text(f"{good} of {len(result.patches)} prefixes build and boot without a new warning"))
+    _say(out, _text(f"{good} of {len(result.patches)} prefixes build and boot without a new warning"))
 
 
 def _console() -> Console:
@@ -143,50 +153,49 @@ def _text(text: str, style: str = "") -> Text:
     return Text(shown(text), style=style)
 
 
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, header_style="dim")
-    for _ in range(0 if headings else 3):
-        table.add_column()
-    return table
+def _say(out: Console, text: Text) -> None:
+    """A line, broken between words where a terminal is too narrow; a log has no width."""
+    out.print(text, soft_wrap=not out.is_terminal)
 
 
-def _shares(scenarios: Sequence[ScenarioRecord]) -> Table:
-    """A line per scenario with its verdict, and one per group with its share, in per cent."""
-    table = _table("scenario", "target", "measured", "interval", "off by", "")
-    for column in table.columns[1:5]:
-        column.justify = "right"
-        column.no_wrap = True
+def _print_shares(out: Console, scenarios: Sequence[ScenarioRecord]) -> None:
+    """A line per scenario with its verdict, and one per group with its share, in per cent, and per figure."""
+    headings = ("scenario", "target", "measured", "interval", "off by", "")
+    rows: list[Sequence[Text] | Text] = [[_text(heading, "dim") for heading in headings]]
+    longest = max(len(s.name) for s in scenarios)
     for scenario in scenarios:
         word = scenario.verdict.value if scenario.verdict else "interrupted"
-        samples = _text(f"n={len(scenario.samples)}", "dim")
-        total = _text("" if scenario.total_rate is None else rate(scenario), "dim")
-        table.add_row(
-            _text(scenario.name, "bold"), "", samples, total, "", _text(label(scenario), _STYLES[word])
-        )
+        total = "" if scenario.total_rate is None else f", {rate(scenario)}"
+        title = _text(f"{scenario.name:{longest}}  ", "bold")
+        title.append_text(_text(label(scenario), f"not bold {_STYLES[word]}"))
+        rows.append(title.append_text(_text(f"  n={len(scenario.samples)}{total}", "not bold dim")))
         for share in scenario.judged.shares if scenario.judged else ():
-            table.add_row(
-                _text(f"  {share.group}"),
-                percent(share.target),
-                _text(percent(share.mean), "bold"),
-                f"{percent(share.low)}..{percent(share.high)}",
-                points(share),
-                _text(_INSIDE[share.verdict], _STYLES[share.verdict.value].removeprefix("bold ")),
-            )
-        for figure in scenario.judged.figures if scenario.judged else ():
-            if figure.at_least is not None or figure.at_most is not None:
-                table.add_row(
-                    _text(f"  {figure.label}"),
-                    _text(bounds(figure)),
-                    _text(number(figure.mean), "bold"),
-                    _text(f"{number(figure.low)}..{number(figure.high)}"),
-                    _text(figure.unit),
-                    _text(_INSIDE[figure.verdict], _STYLES[figure.verdict.value].removeprefix("bold ")),
-                )
-    return table
+            mean, low, high = map(percent, (share.mean, share.low, share.high))
+            cells = (f"  {share.group}", percent(share.target), mean, f"{low}..{high}", points(share))
+            rows.append(_judged(cells, share.verdict))
+        for f in scenario.judged.figures if scenario.judged else ():
+            if f.at_least is not None or f.at_most is not None:
+                unit = "" if f"({f.unit})" in f.label else f" ({f.unit})"
+                interval = f"{number(f.low)}..{number(f.high)}"
+                cells = (f"  {f.label}{unit}", _range(f), number(f.mean), interval, "")
+                rows.append(_judged(cells, f.verdict))
+    columns.show(out, rows, right=(1, 2, 3, 4))
+
+
+def _judged(cells: Sequence[str], verdict: Verdict) -> list[Text]:
+    """Target, mean and so on as a row, with where the interval lies."""
+    first, target, mean, *rest = cells
+    word = _text(_INSIDE[verdict], _STYLES[verdict.value].removeprefix("bold "))
+    return [_text(first), _text(target), _text(mean, "bold"), *map(_text, rest), word]
+
+
+def _range(figure: FigureVerdict) -> str:
+    """The bounds of a figure, short: ``450..550``, ``>= 5700``."""
+    if figure.at_least is not None and figure.at_most is not None:
+        return f"{number(figure.at_least)}..{number(figure.at_most)}"
+    if figure.at_least is not None:
+        return f">= {number(figure.at_least)}"
+    return f"<= {number(figure.at_most)}" if figure.at_most is not None else ""
 
 
 def _print_controls(out: Console, run: Run) -> None:
@@ -201,7 +210,7 @@ def _print_controls(out: Console, run: Run) -> None:
         )
         text = f"{what} as they must: {missed} of {len(every)}"
         out.print()
-        out.print(_text(text, style))
+        _say(out, _text(text, style))
 
 
 def _print_conformance(out: Console, run: Run) -> None:
@@ -209,7 +218,7 @@ def _print_conformance(out: Console, run: Run) -> None:
     if made.lines:
         out.print()
         style = _STYLES["fail"] if made.failed else ""
-        out.print(_text(f"conformance: {conformance.sentence(made)}", style))
+        _say(out, _text(f"conformance: {conformance.sentence(made)}", style))
 
 
 def _print_reasons(out: Console, run: Run) -> None:
@@ -217,7 +226,7 @@ def _print_reasons(out: Console, run: Run) -> None:
     lines = [(f"{s.name}: {r}", "") for s in run.scenarios for r in s.reasons]
     for test in run.tests:
         if test.outcome in ("failed", "error"):
-            lines.append((f"{test.nodeid}: {test.message.strip().partition(chr(10))[0] or test.outcome}", ""))
+            lines.append((f"{test.nodeid}: {telling(test.message) or test.outcome}", ""))
     for m in run.mutants:
         if not m.killed:
             lines.append(
@@ -230,7 +239,7 @@ def _print_reasons(out: Console, run: Run) -> None:
     if lines:
         out.print()
     for line, style in lines:
-        out.print(_text(line, style))
+        _say(out, _text(line, style))
 
 
 def _places(run: Run, folder: Path) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import pytest
 import run_builder
 
 from harness.record import ErrorRecord, Recorder, RunVerdict
-from harness.report.summary import duration, headline, largest_deviation, ratio, shown
+from harness.report.summary import duration, headline, largest_deviation, ratio, shown, telling
 from harness.shares import Verdict
 from harness.throughput import conservation
 
@@ -94,3 +94,26 @@ def test_ratios() -> None:
     assert ratio(None) == EN_DASH
     assert ratio(conservation([990.0], [1000.0])) == "99.0 %"
     assert ratio(conservation([990.0, 990.0], [1000.0, 1000.0])) == "99.0 % (99.0 to 99.0)"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("assert 5 == 6\nwhere 5 = len(words)", "assert 5 == 6"),
+        ("self = <x>\n\n>       assert a == b\nE       assert 1 == 2\nE        +  where", "assert 1 == 2"),
+        ("guest = <x>\nE       AssertionError: kmemleak: 2 objects\nE       more", "kmemleak: 2 objects"),
+        (
+            "def f():\n>       f()\n\nx.py:1:\n\n>       assert sum(x) == 3\n         ^^^\nE       AssertionError",
+            "assert sum(x) == 3",
+        ),
+        ("EINVAL was expected\nE2BIG came", "EINVAL was expected"),
+        ("\n  \n", ""),
+        ("x" * 400, "x" * 300),
+    ],
+)
+def test_the_line_that_tells(said: str, line: str) -> None:
+    assert telling(said) == line
+
+
+def test_the_line_that_tells_by_what_is_looked_for() -> None:
+    assert telling("E       assert 0\nBUG: sleeping function", r"BUG: \w+") == "BUG: sleeping function"

@@ -13,16 +13,55 @@ import pytest
 import run_builder
 from rich.console import Console
 
+from harness.figure import Figure
 from harness.record import ErrorRecord, Run
 from harness.report import terminal
+from harness.shares import FigureVerdict, Verdict
 
 ROOT = Path(__file__).parents[2]
 
 
-def printed(run: Run, folder: Path, width: int = 80, **options: Any) -> str:
+def screen(width: int = 80, *, log: bool = False, **options: Any) -> tuple[Console, io.StringIO]:
+    """A terminal without colour, or a log, and what it shows."""
     out = io.StringIO()
-    terminal.summary(run, folder, Console(file=out, width=width, highlight=False, **options))
+    kind: dict[str, Any] = {} if log else {"force_terminal": True, "color_system": None}
+    return Console(file=out, width=width, highlight=False, **(kind | options)), out
+
+
+def printed(run: Run, folder: Path, width: int = 80, **options: Any) -> str:
+    console, out = screen(width, **options)
+    terminal.summary(run, folder, console)
     return out.getvalue()
+
+
+def with_figures(folder: Path) -> Run:
+    """A long name, a long verdict, and figures with and without bounds."""
+    made = run_builder.recorder(folder)
+    s = run_builder.scenario("low-depth-against-deep", {"a": 80, "b": 20}, {"a": 0.5, "b": 0.5})
+    figures = [
+        FigureVerdict(
+            label=label,
+            unit=unit,
+            at_least=low,
+            at_most=high,
+            mean=1.01,
+            low=1.0,
+            high=1.02,
+            verdict=Verdict.PASS,
+        )
+        for label, unit, low, high in (
+            ("throughput of a, both again", "of the disk's most", 0.95, None),
+            ("mean rate of a, all", "KB/s", 1350, 1650),
+            ("surplus of b, x", "I/Os", None, 330),
+            ("only reported", "s", None, None),
+        )
+    ]
+    assert s.judged is not None
+    s.judged = s.judged.model_copy(update={"figures": tuple(figures)})
+    s.expected_failure, s.verdict = "as documented", Verdict.PASS
+    with made.change() as run:
+        run.scenarios = [*run.scenarios, s]
+    return run_builder.finished(made)
 
 
 def test_without_colour_every_verdict_is_a_word(tmp_path: Path) -> None:
@@ -41,6 +80,58 @@ def test_shares_have_target_mean_and_interval_on_one_line(tmp_path: Path) -> Non
     assert line.split() == [
         "a", "80.0", f"{100 * share.mean:.1f}", interval, "+0.2", "inside",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_no_width_cuts_a_cell(tmp_path: Path, width: int) -> None:
+    text = printed(with_figures(tmp_path), tmp_path, width=width)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    lines = [line.split() for line in text.splitlines()]
+    assert [
+        "low-depth-against-deep", "EXPECTED", "FAILURE", "n=3,", "1000", "IOPS",
+    ] in lines  # fmt: skip
+    assert sum(line[-1] == "OUTSIDE" and line[0] in "ab" and len(line) == 6 for line in lines if line) == 2
+    cells = [line[-4:] for line in lines]
+    for bound in (">= 0.95", "<= 330", "1350..1650"):
+        assert [*bound.split()[-1:], "1.01", "1..1.02", "inside"] in cells, bound
+    assert "only reported" not in text
+
+
+def test_a_log_has_no_width(tmp_path: Path) -> None:
+    run = run_builder.failing(tmp_path)
+    long = f"assert {'word ' * 40}end"
+    run.tests[-1].message = f"self = <object>\n\nE       AssertionError: {long}\nE        + more"
+    lines = [line.strip() for line in printed(run, tmp_path, log=True).splitlines()]
+    assert f"tests/guest/test_dm.py::test_status: {long}" in lines
+    assert any("FAIL" in line and "1 of 4 tests failed" in line for line in lines)
+    narrow = with_figures(tmp_path / "figures")
+    assert "  throughput of a, both again (of the disk's most)  " in printed(
+        narrow, tmp_path, width=40, log=True
+    )
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_figures_have_goals_and_how_they_were_taken(log: bool) -> None:
+    figures = [
+        Figure(
+            about="The driver",
+            what="I/Os per second",
+            value=98.7,
+            unit="%",
+            goal=97,
+            least=True,
+            how="by " * 40,
+        ),
+        Figure(about="The driver", what="latency", value=4.7, unit="%", goal=2, how="reads"),
+        Figure(about="The harness", what="boot", value=0.3, unit="s", goal=None, how="median"),
+    ]
+    console, out = screen(log=log)
+    terminal.figures(figures, console)
+    text = out.getvalue()
+    one = text.splitlines()[1]
+    assert one.split()[:8] == ["I/Os", "per", "second", "98.7", "%", "at", "least", "97"]
+    assert ("by by" in one) == log
+    assert "MISSED" in text and "median" in text and text.index("The driver") < text.index("The harness")
 
 
 @pytest.mark.parametrize("kind", ["passing", "failing", "dying"])
