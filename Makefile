@@ -22,7 +22,7 @@ boot-test: .venv/ready
 	@$(HARNESS) test --kernel $(KERNEL) --series $(SERIES) tests/guest/test_scenarios.py -m core
 
 test: .venv/ready
-	@$(HARNESS) test --at-hand tests/unit tests/guest
+	@$(HARNESS) test --workers 0 --at-hand tests/unit tests/guest
 
 unit: .venv/ready
 	@.venv/bin/pytest tests/unit

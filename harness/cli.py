@@ -178,12 +178,23 @@ def test(
         list[str] | None,
         typer.Option(help="Only this flavour of tests that run on several; may be repeated."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Test processes at a time, each with its own guests; 0: one per core.")
+    ] = 1,
 ) -> None:
     """Run tests (by default the bandwidth scenarios), write runs/<id>/ with a report, and print a summary."""
     from harness import session
 
     raise typer.Exit(
-        session.run(kernel, series, selection or [], at_hand=at_hand, accel=accel, flavours=flavour or [])
+        session.run(
+            kernel,
+            series,
+            selection or [],
+            at_hand=at_hand,
+            accel=accel,
+            flavours=flavour or [],
+            workers=workers,
+        )
     )
 
 

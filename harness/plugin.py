@@ -24,13 +24,22 @@ if TYPE_CHECKING:
 _DEFAULT_FLAVOUR = "perf"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """In one of several test processes: what it belongs to."""
+    given = getattr(config, "workerinput", {}).get("harness")
+    if given is not None:
+        from harness import parallel
+
+        parallel.begin_worker(config, given)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one kind of guest one after another, `perf` with one CPU first: none is booted twice.
 
     The rows of the contract that tests name must exist; last, when -k has deselected what it does.
     """
-    items.sort(key=_kind)
+    items.sort(key=kind)
     if not any(item.get_closest_marker("guest") for item in items):
         return
     from harness import conformance
@@ -86,11 +95,11 @@ def guests(testbed: Testbed, harness_session: Session, request: pytest.FixtureRe
     from harness.guests import Guests
 
     items = {item.nodeid: item for item in request.session.items}
+    plugin = request.config.stash[SESSION_PLUGIN]
 
     def leaked(nodeid: str, what: str) -> None:
         # Of the time before the first test: the last one that ran speaks for the kernel itself.
-        item = items[nodeid] if nodeid else request.session.items[-1]
-        item.ihook.pytest_runtest_logreport(report=_late(item, what))
+        plugin.late(items[nodeid] if nodeid else request.session.items[-1], what)
 
     with Guests(testbed, harness_session.recorder, progress.default(), leaked) as made:
         yield made
@@ -144,7 +153,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("flavour", marker.args, indirect=True, scope="session")
 
 
-def _kind(item: pytest.Item) -> tuple[str, str]:
+def kind(item: pytest.Item) -> tuple[str, str]:
     """What tests are ordered by; empty for those that need no guest, or the default one."""
     if "guest" not in getattr(item, "fixturenames", ()):
         return ("", "")
@@ -152,19 +161,6 @@ def _kind(item: pytest.Item) -> tuple[str, str]:
     flavour = callspec.params.get("flavour", _DEFAULT_FLAVOUR) if callspec else _DEFAULT_FLAVOUR
     machine = item.get_closest_marker("machine")
     return ("" if flavour == _DEFAULT_FLAVOUR else flavour, str(machine.kwargs) if machine else "")
-
-
-def _late(item: pytest.Item, what: str) -> pytest.TestReport:
-    """That a test which is over failed after all."""
-    return pytest.TestReport(
-        nodeid=item.nodeid,
-        location=item.location,
-        keywords={},
-        outcome="failed",
-        longrepr=what,
-        when="teardown",
-        user_properties=item.user_properties,
-    )
 
 
 def _shape(node: pytest.Item, flavour: str) -> Shape:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -289,6 +290,18 @@ def exit_code(run: Run) -> int:
     ):
         return EXIT_INCONCLUSIVE
     return EXIT_PASSED
+
+
+def closing_line(run: Run) -> str:
+    """How many tests ended how, in pytest's words; scenarios are tests, and an undecided one has not passed."""
+    good = Counter(s.verdict is Verdict.PASS for s in run.scenarios)
+    tests = Counter(t.outcome for t in run.tests)
+    counts = {
+        "passed": tests["passed"] + tests["xfailed"] + good[True],
+        "failed": tests["failed"] + tests["error"] + tests["xpassed"] + good[False],
+        "skipped": tests["skipped"],
+    }
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count or word != "skipped")
 
 
 def _anything(run: Run) -> bool:

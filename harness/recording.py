@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -16,17 +17,30 @@ if TYPE_CHECKING:
     from harness.scenario import Scenario
     from harness.session import Session
 
+LATE = "late"
+"""User property of a test: what is said of another, see `WorkerPlugin`."""
 SESSION_PLUGIN: pytest.StashKey[SessionPlugin] = pytest.StashKey()
 
 
 class SessionPlugin:
-    """Starts the campaign once the tests are collected, and records outcomes."""
+    """Starts the campaign once the tests are collected, and records outcomes.
 
-    def __init__(self, session: Session) -> None:
+    conformance: of a larger selection, of which this run is a part; None: made of what is collected.
+    only: "scenarios" or "others"; the rest of what is collected is not run.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        conformance: Conformance | None = None,
+        only: Literal["scenarios", "others"] | None = None,
+    ) -> None:
         self.session = session
         self.campaign: Campaign | None = None
-        self.conformance: Conformance | None = None
+        self.conformance = conformance
         self.interrupted = False
+        self._only = only
         self._waiting: list[Scenario] = []
         self._nodeids: dict[str, str] = {}
         self._deaths: set[Path | None] = set()
@@ -36,7 +50,7 @@ class SessionPlugin:
         config.stash[SESSION_PLUGIN] = self
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """With --flavour, of tests that there are of several flavours only those."""
+        """With --flavour, of tests that there are of several flavours only those; with ``only``, only those."""
         from harness.conformance import flavour_of
 
         wanted = self.session.flavours
@@ -44,6 +58,9 @@ class SessionPlugin:
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
+        if self._only is not None:
+            scenarios = self._only == "scenarios"
+            items[:] = [item for item in items if bool(item.get_closest_marker("scenario")) == scenarios]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Boot the first machines now; if other tests are selected as well, when the first scenario's turn comes:
@@ -55,7 +72,8 @@ class SessionPlugin:
         from harness.conformance import Conformance
         from harness.scenario import Scenario
 
-        self.conformance = Conformance(session.config, session.items)
+        if self.conformance is None:
+            self.conformance = Conformance(session.config, session.items)
         self.session.recorder.update(conformance=self.conformance.rows)
         scenarios: list[Scenario] = []
         for item in session.items:
@@ -87,8 +105,10 @@ class SessionPlugin:
             self.campaign.__exit__(None, None, None)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Ctrl-C. pytest ends in the same way, and with the same exit code, after errors during collection."""
-        self.interrupted = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        """Ctrl-C. pytest ends in the same way after errors during collection, and xdist after --exitfirst; what they
+        raise is derived from it.
+        """
+        self.interrupted = type(excinfo.value) is KeyboardInterrupt
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A test file that cannot be read is an error like a test's."""
@@ -105,6 +125,10 @@ class SessionPlugin:
                         message=message,
                     )
                 )
+
+    def late(self, item: pytest.Item, what: str) -> None:
+        """A test failed after all, though it is over."""
+        item.ihook.pytest_runtest_logreport(report=_late(item.nodeid, item.location, what))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         from harness.record import TestRecord
@@ -177,6 +201,57 @@ class SessionPlugin:
             f"\n{entry.verdict.upper():12} {_line(entry)}",
             f"{entry.verdict.upper()} {_line(entry)}",
         )
+
+
+class WorkerPlugin(SessionPlugin):
+    """The same in one of several processes. Outcomes are recorded by the first process, to which xdist sends the
+    reports of the test that runs, and no others: what is said of an earlier one goes with it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, only="others")
+        self._runs: pytest.Item | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        self._runs = item
+
+    def late(self, item: pytest.Item, what: str) -> None:
+        assert self._runs is not None, "guests are booted by tests"
+        self._runs.user_properties.append((LATE, json.dumps([item.nodeid, item.location, what])))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        pass
+
+
+class ControllerPlugin(SessionPlugin):
+    """The same in the first of several processes. conformance: of all that was collected."""
+
+    def __init__(self, session: Session, conformance: Conformance | None) -> None:
+        super().__init__(session, conformance=conformance)
+        self._told: set[str] = set()
+        self._config: pytest.Config | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        super().pytest_configure(config)
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        assert self._config is not None
+        super().pytest_runtest_logreport(report)
+        # The properties of a test come with each of its reports.
+        for name, text in report.user_properties:
+            if name == LATE and text not in self._told:
+                self._told.add(str(text))
+                nodeid, (file, line, domain), what = json.loads(str(text))
+                self._config.hook.pytest_runtest_logreport(report=_late(nodeid, (file, line, domain), what))
+
+
+def _late(nodeid: str, location: tuple[str, int | None, str], what: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=nodeid, location=location, keywords={}, outcome="failed", longrepr=what, when="teardown"
+    )
 
 
 def _line(entry: ScenarioRecord) -> str:

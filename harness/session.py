@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness import progress, project, scenario, source, testbed
+from harness import progress, project, record, scenario, source, testbed
 from harness.accelerator import Wanted
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
@@ -22,21 +24,30 @@ from harness.series import Series
 from harness.store import Store
 from harness.testbed import Testbed
 
+if TYPE_CHECKING:
+    from harness.recording import SessionPlugin
+
 
 class Session:
     """What the pytest plugin needs to know: the testbed (None: there is none, see ``why_not``) and the record."""
 
     def __init__(
-        self, recorder: Recorder, kernel: str, series: Path | None, flavours: Sequence[str] = ()
+        self,
+        recorder: Recorder,
+        kernel: str,
+        series: Path | None,
+        flavours: Sequence[str] = (),
+        accel: Wanted = "auto",
     ) -> None:
         self.recorder = recorder
         self.kernel = kernel
         self.series = series
         self.flavours = tuple(flavours)
+        self.accel: Wanted = accel
         self.testbed: Testbed | None = None
         self.why_not = ""
 
-    def prepare(self, store: Store, report: Progress, *, at_hand: bool, accel: Wanted) -> None:
+    def prepare(self, store: Store, report: Progress, *, at_hand: bool) -> None:
         """Make the testbed and record what it is. at_hand: with no source at hand, leave it out and say so."""
         spec = testbed.kernel_spec(self.kernel)
         scenario.load_all(project.scenarios_dir())  # a mistake in one is told before anything is built
@@ -49,7 +60,7 @@ class Session:
                 )
             report.say(f"skipped: the guest suite. {self.why_not}")
             return
-        made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, accel)
+        made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, self.accel)
         describe(self.recorder, made)
 
 
@@ -75,20 +86,22 @@ def run(
     at_hand: bool,
     accel: Wanted,
     flavours: Sequence[str] = (),
+    workers: int = 1,
 ) -> int:
     """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
 
-    flavours: of tests that there are of several flavours, only these; all for none.
+    flavours: of tests that there are of several flavours, only these; all for none. workers: test processes at a
+    time, for all tests but the scenarios, whose machines take all cores anyhow; 0 for one per core.
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
     store = Store.default()
     folder = project.new_run_folder()
     recorder = Recorder.start(folder, ["harness", *sys.argv[1:]])
     shown = progress.default()
-    session = Session(recorder, kernel, series, flavours)
+    session = Session(recorder, kernel, series, flavours, accel)
     try:
-        session.prepare(store, shown, at_hand=at_hand, accel=accel)
-        _pytest(session, selection)
+        session.prepare(store, shown, at_hand=at_hand)
+        _pytest(session, selection, workers or os.cpu_count() or 1)
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
         _finish(
@@ -109,17 +122,20 @@ def _finish(recorder: Recorder, folder: Path, *, summary: bool = True) -> int:
     reports.write_all(folder)
     if summary:
         terminal.summary(recorder.run, folder)
+        sys.stdout.write(f"\n{record.closing_line(recorder.run)}\n")
     else:
         sys.stderr.write(f"report: {folder / 'report.html'}\n")
     return code
 
 
-def _pytest(session: Session, selection: Sequence[str]) -> None:
+def _pytest(session: Session, selection: Sequence[str], workers: int) -> None:
     """Raises KeyboardInterrupt, UserError (nothing selected) and InfrastructureError (pytest itself failed)."""
     import pytest
 
+    from harness import parallel
     from harness.recording import SessionPlugin
 
+    plugin: SessionPlugin
     arguments = [
         f"--rootdir={project.ROOT}",
         "-c",
@@ -130,8 +146,22 @@ def _pytest(session: Session, selection: Sequence[str]) -> None:
         f"testpaths={project.ROOT / 'tests/guest/test_scenarios.py'}",
         *selection,
     ]
-    plugin = SessionPlugin(session)
-    code = pytest.main(arguments, plugins=[plugin])
+    plan = parallel.plan(session, arguments) if workers > 1 else None
+    if plan is None or not plan.units:
+        plugin = SessionPlugin(session)
+        code = pytest.main(arguments, plugins=[plugin])
+        _raise_unless_run(plugin, code, selection)
+        return
+    plugin, code = parallel.run(session, plan, arguments, workers)
+    _raise_unless_run(plugin, code, selection)
+    if plan.scenarios and code != pytest.ExitCode.INTERRUPTED:  # by --exitfirst
+        plugin = SessionPlugin(session, conformance=plan.conformance, only="scenarios")
+        _raise_unless_run(plugin, pytest.main(arguments, plugins=[plugin]), selection)
+
+
+def _raise_unless_run(plugin: SessionPlugin, code: int, selection: Sequence[str]) -> None:
+    import pytest
+
     if code == pytest.ExitCode.INTERNAL_ERROR:
         raise InfrastructureError(
             "pytest broke off",

@@ -169,6 +169,8 @@ OTHER_PROCESS = """
 import signal, sys
 from pathlib import Path
 from harness.machine import Machine, MachineSpec
+# A shell's background job, and so all that it starts, ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 spec = MachineSpec.model_validate_json(sys.argv[1])
 with Machine(spec, Path(sys.argv[2])) as machine:
     machine.wait_ready()
@@ -187,10 +189,13 @@ def test_qemu_ends_with_the_harness(spec, tmp_path, how):
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     with harness:
-        pid, port = map(int, harness.stdout.readline().split())
-        assert Path(f"/proc/{pid}/comm").read_text().startswith("qemu")
-        harness.send_signal(how)
-        harness.wait(10)
+        try:
+            pid, port = map(int, harness.stdout.readline().split())
+            assert Path(f"/proc/{pid}/comm").read_text().startswith("qemu")
+            harness.send_signal(how)
+            harness.wait(10)
+        finally:
+            harness.kill()
     assert ended(pid, 5)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
