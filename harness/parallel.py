@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +32,18 @@ INPUT = "harness"
 """Key of what a worker is told, in xdist's ``workerinput``."""
 
 
-class Plan:
-    """A pytest plugin for a run that only collects: what there is to run, in which units.
+class Plan(SessionPlugin):
+    """The plugin of a run that only collects: what there is to run, in which units.
 
-    units: unit of every test but the scenarios', by node id, in the order of running. scenarios: how many.
+    units: unit of every test but the scenarios', by node id, in the order of running. scenarios: how many. code: how
+    pytest ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.code: int = pytest.ExitCode.OK
         self.units: dict[str, str] = {}
         self.scenarios = 0
-        self.conformance: Conformance | None = None
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         from harness.plugin import kind
@@ -54,12 +57,14 @@ class Plan:
                 self.units[item.nodeid] = " ".join((file, *kind(item)))
 
 
-def plan(session: Session, arguments: Sequence[str]) -> Plan | None:
-    """What these arguments of pytest select; None where pytest cannot collect it, or collects nothing."""
-    made = Plan()
-    with contextlib.redirect_stdout(io.StringIO()):
-        code = pytest.main(["--collect-only", *arguments], plugins=[SessionPlugin(session), made])
-    return made if code == pytest.ExitCode.OK else None
+def plan(session: Session, arguments: Sequence[str]) -> Plan:
+    """What these arguments of pytest select. Unless all is well, what pytest says is printed."""
+    made = Plan(session)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        made.code = pytest.main(["--collect-only", "-qq", *arguments], plugins=[made])
+    if made.code != pytest.ExitCode.OK:
+        sys.stdout.write(said.getvalue())
+    return made
 
 
 class Controller:

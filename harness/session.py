@@ -146,8 +146,12 @@ def _pytest(session: Session, selection: Sequence[str], workers: int) -> None:
         f"testpaths={project.ROOT / 'tests/guest/test_scenarios.py'}",
         *selection,
     ]
-    plan = parallel.plan(session, arguments) if workers > 1 else None
-    if plan is None or not plan.units:
+    if workers > 1:
+        plan = parallel.plan(session, arguments)
+        _raise_unless_run(plan, plan.code, selection)
+        if plan.code != pytest.ExitCode.OK:
+            return  # a file that cannot be read; it is in the record
+    if workers == 1 or not plan.units:
         plugin = SessionPlugin(session)
         code = pytest.main(arguments, plugins=[plugin])
         _raise_unless_run(plugin, code, selection)
