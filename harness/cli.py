@@ -218,15 +218,18 @@ def mutants(
 @app.command()
 def soak(
     rounds: Annotated[int, typer.Argument(min=1, help="How many times.")] = 20,
-    selection: Annotated[list[str] | None, typer.Argument(help="Tests; the guest suite.")] = None,
+    selection: Annotated[
+        list[str] | None,
+        typer.Argument(help="Tests; the guest suite but for what the virtual clock makes exact."),
+    ] = None,
     kernel: KernelOption = DEFAULT_KERNEL,
     series: SeriesOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Forget the rounds that passed before.")] = False,
 ) -> None:
-    """Run the guest suite again and again; stop at the first round that does not pass."""
+    """Run the guest suite until it has passed N times in a row; stop at the first round that does not pass."""
     from harness import soak as rounds_of
 
-    options = ["--kernel", kernel, *(["--series", str(series.absolute())] if series else [])]
-    raise typer.Exit(rounds_of.run(rounds, selection or [], options))
+    raise typer.Exit(rounds_of.run(rounds, kernel, series, selection or [], again=again))
 
 
 @app.command()

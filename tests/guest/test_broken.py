@@ -13,7 +13,7 @@ from harness import project, record, scenario
 from harness.errors import EXIT_FAILED, EXIT_GUEST_DIED, EXIT_USER
 from harness.shares import Verdict
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.exact]
 
 
 def _harness_test(testbed, runs, series, *selection, tests="tests/guest/test_scenarios.py"):

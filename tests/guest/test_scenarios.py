@@ -10,7 +10,9 @@ SCENARIOS = sorted(scenario.load_all(project.scenarios_dir()), key=lambda s: (s.
 
 
 def _marks(chosen):
-    return [pytest.mark.contract(*chosen.contract), *([pytest.mark.core] if chosen.core else [])]
+    marks = [pytest.mark.contract(*chosen.contract)]
+    marks += [pytest.mark.core] if chosen.core else []
+    return [*marks, pytest.mark.exact] if chosen.clock == "virtual" else marks
 
 
 CASES = [pytest.param(s, marks=_marks(s), id=s.name) for s in SCENARIOS]
