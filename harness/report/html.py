@@ -65,6 +65,8 @@ def render(run: Run, folder: Path) -> str:
         code=code,
         command=shlex.join,
         moment=_moment,
+        telling=summary.telling,
+        guest_test=lambda nodeid: nodeid.removeprefix("tests/guest/"),
     )
     word, sentence = summary.headline(run)
     contract = conformance.table(run)

@@ -81,7 +81,7 @@ def shares(scenarios: Sequence[ScenarioRecord]) -> str | None:
 
 @_styled
 def bandwidth(scenario: ScenarioRecord) -> str | None:
-    """I/Os per second over time, a line per group, and the level of its target as a thin line. None without
+    """I/Os (or KB) per second over time, a line per group, and the level of its target as a thin line. None without
     data.
     """
     lines = [(g, scenario.bandwidth.get(g.name, [])) for g in scenario.groups]
@@ -89,18 +89,20 @@ def bandwidth(scenario: ScenarioRecord) -> str | None:
         return None
     figure = _figure(5.2, 2.1)
     axes = figure.subplots()
-    total = None if scenario.phases else scenario.total_rate
+    scale = 0.5 if scenario.metric == "sectors" else 1.0  # KB are read more easily than sectors
+    total = None if scenario.phases or scenario.total_rate is None else scale * scenario.total_rate
     ends: list[tuple[float, str, str]] = []
     for i, (group, values) in enumerate(lines):
         if not values:
             continue
         colour = _COLOUR[f"group{i % GROUP_COLOURS}"]
-        seconds, rates = [s for s, _ in values], [r for _, r in values]
+        seconds, rates = [s for s, _ in values], [scale * r for _, r in values]
         axes.plot(seconds, rates, color=colour, linestyle=_DASHES[i % len(_DASHES)], linewidth=1.8)
         if total is not None and group.target is not None:
             axes.axhline(group.target * total, color=colour, linewidth=0.8, alpha=0.45)
-        ends.append((sum(rates) / len(rates), group.name, colour))
-    highest = max(r for _, values in lines for _, r in values)
+        last = rates[-max(1, len(rates) // 5) :]
+        ends.append((sum(last) / len(last), group.name, colour))
+    highest = max(scale * r for _, values in lines for _, r in values)
     levels = [(g.target or 0.0) * (total or 0.0) for g in scenario.groups]
     axes.set_ylim(0, 1.12 * max(highest, *levels, 1))
     for name, begin in scenario.phases:
@@ -109,10 +111,10 @@ def bandwidth(scenario: ScenarioRecord) -> str | None:
     axes.margins(x=0.01)
     _label_ends(axes, ends)
     axes.set_xlabel("seconds in the common window")
-    axes.set_ylabel("sectors per second" if scenario.metric == "sectors" else "I/Os per second")
+    axes.set_ylabel("KB per second" if scenario.metric == "sectors" else "I/Os per second")
     _plain(axes)
     axes.grid(axis="y", color=_COLOUR["grid"], linewidth=0.7)
-    figure.subplots_adjust(left=0.12, right=0.87, top=0.96, bottom=0.21)
+    figure.subplots_adjust(left=0.14, right=0.87, top=0.96, bottom=0.21)
     names = ", ".join(g.name for g in scenario.groups)
     return _svg(figure, f"bw-{scenario.name}", f"I/Os per second over time of the groups {names}.")
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from harness.record import ControlRecord, GroupRecord, Run, RunVerdict, ScenarioRecord, verdict
-from harness.shares import FigureVerdict, GroupShare, Sample, Verdict, bounds_text
+from harness.shares import FigureVerdict, GroupShare, Sample, Verdict, bounds_text, number
 from harness.throughput import Conservation
 
 SYMBOLS = {
@@ -106,15 +106,17 @@ def rate(scenario: ScenarioRecord) -> str:
 
 
 def bounds(figure: FigureVerdict) -> str:
-    """``at most 330``; shares as ``80 +- 3``."""
+    """``at most 330``, ``17 to 23``."""
     if figure.at_least is None and figure.at_most is None:
         return "\N{EN DASH}"
+    if figure.at_least is not None and figure.at_most is not None:
+        return f"{number(figure.at_least)} to {number(figure.at_most)}"
     return bounds_text(figure).removesuffix(f" {figure.unit}")
 
 
-def count(number: int, noun: str) -> str:
+def count(many: int, noun: str) -> str:
     """``1 scenario``, ``2 scenarios``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{many} {noun}{'s' * (many != 1)}"
 
 
 def percent(share: float, digits: int = 1) -> str:

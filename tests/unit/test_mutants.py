@@ -126,7 +126,8 @@ def test_reports(m: Mutant, tmp_path: Path) -> None:
     )
     run.mutants.append(killed)
     page = html.render(run, tmp_path)
-    assert m.mistake in page and ONE in page and "assert &lt;1&gt;" in page
+    assert m.mistake in page and ONE.removeprefix("tests/guest/") in page and "assert &lt;1&gt;" in page
+    assert "2 mutants: 1 killed, 1 survived." in page
     assert page.index("survived</span>") < page.index("killed</span>"), "survivors come first"
     assert 'type="survived"' in junit.render(run)
     run.mutants = [killed]

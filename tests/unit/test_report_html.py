@@ -16,6 +16,7 @@ from harness import report
 from harness.errors import UserError
 from harness.record import Recorder, Run, load
 from harness.report import html
+from harness.shares import FigureVerdict, Verdict
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -226,3 +227,32 @@ def test_each_row_of_the_contract_has_what_was_seen_and_a_verdict_per_flavour(fa
 def test_failing_rows_are_named_before_the_table(failing: Made, passing: Made) -> None:
     assert '<a class="mark fail" href="#c-msg-weight-01">' in failing.html
     assert 'href="#c-' not in passing.html
+
+
+def test_a_failed_test_first_says_the_line_that_tells(tmp_path: Path) -> None:
+    run = run_builder.failing(tmp_path)
+    run.tests[-1].message = "self = <object>\n\n>       assert a == b\nE       assert 5 == 6"
+    text = html.render(run, tmp_path)
+    assert '<p class="telling">assert 5 == 6</p>' in text
+    assert Page(text).text.index("assert 5 == 6") < Page(text).text.index("self = <object>")
+
+
+def test_figures_that_a_control_misses_stand_below_its_groups(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path)
+    scenario = run.scenarios[0]
+    control = scenario.controls[0]
+    assert scenario.judged is not None and control.judged is not None
+    missed = FigureVerdict(
+        label="settled after, x", unit="s", at_least=0.1, at_most=0.26, mean=3.9, low=3.8, high=4.0,
+        verdict=Verdict.FAIL,
+    )  # fmt: skip
+    kept = missed.model_copy(
+        update={"label": "another figure", "verdict": Verdict.PASS, "why": "as documented"}
+    )
+    scenario.judged = scenario.judged.model_copy(update={"figures": (kept,)})
+    control.judged = control.judged.model_copy(update={"figures": (missed, kept)})
+    text = Page(html.render(run, tmp_path)).text
+    begin = text.index("The same load without what is tested")
+    controls = text[begin : text.index("rows: ", begin)]
+    assert "settled after, x 0.1 to 0.26 3.9 s 3.8 to 4" in controls and "another figure" not in controls
+    assert "another figure 3.9 s 3.8 to 4 0.1 to 0.26" in text[:begin] and "as documented" in text[:begin]
