@@ -198,6 +198,23 @@ def test_shared_mapping(place, seen):
         place.expect(seen, written={"b": 32 * SECTORS, "a": 16 * SECTORS})
 
 
+@pytest.mark.contract("own-mmap-shared", "own-rewrite-clean")
+def test_a_mapping_of_data_in_the_journal(ext3, seen):
+    """Where ext3 writes data to its journal first, a mapped page is made dirty without its buffers.
+
+    It is written twice: to the journal, and once that is through, in its place.
+    """
+    ext3.domain.run(None, f"chattr +j {ext3.path}")
+    ext3.read("b", 0, 64)
+    ext3.domain.reset()
+    with Pages(ext3.domain, "a") as process:
+        process.tell(f"shared {ext3.path} 64")
+        process.tell("write 0 64 1")
+        ext3.sync()
+        ext3.sync()
+        ext3.expect(seen, written={"a": 2 * 64 * SECTORS})
+
+
 @pytest.mark.contract("own-mmap-shared")
 def test_a_mapping_that_is_given_back(place, seen):
     with Pages(place.domain, "a") as process:
