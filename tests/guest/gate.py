@@ -136,7 +136,7 @@ class Scene:
         job_file = f"/tmp/{name}.fio"
         self.guest.put(fio.render(jobs).encode(), job_file)
         argv = [*prefix, "fio", "--output-format=json", f"--output=/tmp/{name}.json", job_file]
-        return Load(self.guest, name, self.pool.submit(self.guest.run, argv, timeout=300))
+        return Load(self.guest, name, self.pool.submit(self.guest.run, argv, timeout=120))
 
     def background(self, *argv: str) -> Future[Completed]:
         """Run a command that waits for I/O."""

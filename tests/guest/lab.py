@@ -203,7 +203,7 @@ class Submitters:
             f"code=0; for p in $(cat {folder}/pids); do wait $p || code=$?; done\n"
             f"[ $code = 0 ] || cat {folder}/said >&2; exit $code"
         )
-        self._futures.append(self._pool.submit(self.guest.run, script, timeout=300))
+        self._futures.append(self._pool.submit(self.guest.run, script, timeout=120))
         until(
             self.guest,
             lambda: self.guest.run(["test", "-e", f"{folder}/pids"], check=False).exit_code,
@@ -238,7 +238,7 @@ class Submitters:
 
     def background(self, *argv: str) -> None:
         """Run a command that waits for something, beside the test."""
-        self._futures.append(self._pool.submit(self.guest.run, argv, timeout=300))
+        self._futures.append(self._pool.submit(self.guest.run, argv, timeout=120))
 
     def wait(self) -> None:
         """Until all have ended. Raises CommandError for one that failed."""

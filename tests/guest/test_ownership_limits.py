@@ -120,6 +120,7 @@ def test_kernel_thread(guest, seen):
     """The thread of loop reads the file: the pages are of no group, and nobody else pays for them."""
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(place_of("ext2", guest))
+        place.domain.used_before_by("c")
         guest.run(["losetup", "/dev/loop0", place.path])
         stack.callback(guest.run, ["losetup", "-d", "/dev/loop0"])
         place.domain.read("a", 0, PAGES, "iflag=direct", "/dev/loop0")

@@ -9,7 +9,7 @@ import contextlib
 
 import pytest
 from lab import until
-from owners import SECTORS, Domain, Pages, domain
+from owners import DISK, SECTORS, Domain, Pages, domain
 from places import place_of
 
 from harness.cgroup import Hierarchy
@@ -49,9 +49,13 @@ class Swap:
         until(self.guest, lambda: self.guest.run(script).stdout, "kswapd has no work", lambda f: f == "kswapd")
         until(self.guest, lambda: self.domain.arrived().in_flight, "all I/O has ended", lambda n: n == 0)
 
+    def limit(self, group: str) -> str:
+        """The file with the limit of a group's memory."""
+        return f"{self._limits[group]}/memory.limit_in_bytes"
+
     def squeeze(self, group: str, by: str | None) -> None:
         """Have a group's memory swapped out, all but little of it, by a task of another group."""
-        file = f"{self._limits[group]}/memory.limit_in_bytes"
+        file = self.limit(group)
         self.domain.run(by, f"echo {SMALL} > {file}")
         self.guest.run(["sh", "-c", 'echo "$0" > "$1"', ROOMY, file])
 
@@ -67,10 +71,10 @@ class Swap:
 
 
 @contextlib.contextmanager
-def swapping(guest, *subsystems):
+def swapping(guest, *subsystems, disk=DISK):
     """Swap on a domain; memory is in its hierarchy, or (no subsystems) in one of its own."""
     with contextlib.ExitStack() as stack:
-        owned = stack.enter_context(domain(guest, *subsystems))
+        owned = stack.enter_context(domain(guest, *subsystems, disk=disk))
         limits = {name: group.path for name, group in owned.groups.items()}
         if "memory" not in subsystems:
             apart = stack.enter_context(Hierarchy(guest, "memory", path="/memory"))
@@ -125,6 +129,20 @@ def test_two_groups_squeeze_each_other(swap, stack, seen):
     assert min(charged.read["a"], charged.read["b"]) > COUNT // 4 * SECTORS
     assert charged.read["c"] == charged.read["default"] == 0
     seen(f"each reads its own: {charged}")
+
+
+@pytest.mark.contract("own-swapout")
+def test_a_page_written_while_it_is_swapped_out(guest, low, stack, seen):
+    """It stays in the swap cache, and whoever swaps it out again finds it dirty in the page table only."""
+    swap = stack.enter_context(swapping(guest, "memory", disk=low.path))
+    process = filled(stack, swap, "a")
+    with low.holding():
+        guest.run(swap.domain["b"].exec_prefix(["sh", "-c", f"echo {SMALL} > {swap.limit('a')}"]), check=False)
+        process.tell(f"write 0 {COUNT} 4")
+    swap.restart()
+    swap.squeeze("a", by="b")
+    swap.expect(seen, "written anew by a, swapped out again by b", out="a")
+    assert process.tell(f"read 0 {COUNT}") == 4 * COUNT
 
 
 @pytest.mark.contract("own-cow")

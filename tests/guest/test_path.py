@@ -83,6 +83,8 @@ def test_kernel_threads_wait_for_the_share_only(guest, make, low, seen, count, w
     [
         (16, {DEFAULT_GROUP: 30, 1000: 40, 1001: 20, 1002: 10}, {DEFAULT_GROUP: 3, 1000: 4, 1001: 2, 1002: 1}),
         (8, {DEFAULT_GROUP: 1, 1000: 3}, {DEFAULT_GROUP: 2, 1000: 4}),
+        # More than two in all, which is as many as kernel threads may park.
+        (1, {DEFAULT_GROUP: 1, 1000: 1, 1001: 1, 1002: 1}, {DEFAULT_GROUP: 1, 1000: 1, 1001: 1, 1002: 1}),
     ],
 )
 def test_each_group_parks_by_its_weight(guest, make, low, seen, limit, weights, parked):

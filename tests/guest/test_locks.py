@@ -1,0 +1,63 @@
+"""Which locks a change of the configuration takes: lockdep can trace every one.
+
+I/O uses what is configured at any moment and on any CPU. A change without the lock would go wrong once in a blue moon.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.guest import Guest
+from harness.tracing import FOLDER, Event, parse
+
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug")]
+
+OUTER, INNER = "ioband_lock", "&dp->g_lock"
+
+# In their order: each finds what the one before left. The shell itself writes, so that little else is traced.
+CHANGES = {
+    "a message": 'echo "d weight 8" > {top}/blkio.devices',
+    "io_limit": 'echo "d io_limit 99" > {top}/blkio.devices',
+    "the default group": 'echo "d 9" > {top}/blkio.settings',
+    "attaching": 'echo "d 10" > {group}/blkio.settings',
+    "a group that is attached": 'echo "d 11" > {group}/blkio.settings',
+    "the policy": 'echo "d policy range-bw" > {top}/blkio.devices',
+    "a range": 'echo "d 1:2" > {group}/blkio.settings',
+    "detaching": "echo d > {group}/blkio.settings",
+}
+
+
+def locks(guest: Guest, command: str) -> list[Event]:
+    """What a command of the shell does with the driver's two kinds of lock."""
+    script = (
+        f"echo $$; cd {FOLDER}; echo > trace; echo 1 > events/lockdep/enable; {command}\n"
+        f"echo 0 > events/lockdep/enable; grep -e '{OUTER}$' -e '{INNER}$' trace"
+    )
+    pid, _, trace = guest.run(script).stdout.partition("\n")
+    return [event for event in parse(trace) if event.pid == int(pid)]
+
+
+def inner_taken(events: list[Event]) -> int:
+    """How often the inner lock was taken; always inside the outer one."""
+    held: list[str] = []
+    taken = 0
+    for event in events:
+        if event.name == "lock_release":
+            held.remove(event.text)
+            continue
+        assert event.text == OUTER or held == [OUTER], events
+        taken += event.text == INNER
+        held.append(event.text)
+    assert not held, events
+    return taken
+
+
+@pytest.mark.contract("lock-01")
+def test_changes(guest, blkio, band, seen):
+    band("d")
+    group = blkio.create("a")
+    for what, command in CHANGES.items():
+        taken = inner_taken(locks(guest, command.format(top=blkio.path, group=group.path)))
+        assert taken > 0, what
+        seen(f"{what}: {taken} times")
+    assert group.read("blkio.settings") == "" and blkio.root.read("blkio.settings") == "d range-bw=0:0\n"
