@@ -7,7 +7,7 @@ in the series, nor in the tests, is not run again.
 
 from __future__ import annotations
 
-import json
+import ast
 import re
 import sys
 import threading
@@ -35,7 +35,7 @@ from harness.variant import ObjectTree
 KIND = "mutant"
 BASELINE = "mutant-baseline"
 # Part of every key: to be raised when verdicts are found in another way.
-RECIPE = "1"
+RECIPE = "2"
 _PASSED = "passed"
 
 # A mutant, and the node ids of its tests.
@@ -129,39 +129,25 @@ class _Hunt:
     def _baseline(self, flavour: str, tests: Sequence[str]) -> set[str]:
         """Node ids of the tests that the good series passes, of those that are to kill."""
         build = self._bed.flavour(flavour, self._shown)
-        by_file: dict[str, list[str]] = {}
-        for test in tests:
-            by_file.setdefault(_file(test), []).append(test)
+        digests = {file: tests_digest([file]) for file in {_file(test) for test in tests}}
         keys = {
-            file: digest(RECIPE, build.key, self._bed.image.key, flavour, tests_digest([file]), *some)
-            for file, some in by_file.items()
+            test: digest(RECIPE, build.key, self._bed.image.key, flavour, digests[_file(test)], test)
+            for test in tests
         }
-        passed: set[str] = set()
-        left = []
-        for file, key in keys.items():
-            folder = self._bed.store.find(BASELINE, key)
-            if folder is None:
-                left.append(file)
-            else:
-                passed |= set(json.loads((folder / "passed.json").read_bytes()))
+        left = [test for test in tests if self._bed.store.find(BASELINE, keys[test]) is None]
+        passed = set(tests) - set(left)
         if not left:
             return passed
-        some = [test for file in left for test in by_file[file]]
-        with self._shown.task(f"{len(some)} tests on the good series, {flavour}"):
+        with self._shown.task(f"{len(left)} tests on the good series, {flavour}"):
             done = self._children.harness_test(
-                self._recorder.folder / f"baseline-{flavour}", self._words(self._bed.series.path, some)
+                self._recorder.folder / f"baseline-{flavour}", self._words(self._bed.series.path, left)
             )
         good = {name for name, outcome in child.outcomes(done.run).items() if outcome == _PASSED}
-        for file in left:
-            if good.issuperset(by_file[file]):
-                self._keep_baseline(keys[file], f"{file}, {flavour}", by_file[file])
+        for test in left:
+            if test in good:
+                what = f"passed by the good series, {flavour}: {test}"
+                self._bed.store.build(BASELINE, keys[test], lambda folder: None, what=what)
         return passed | good
-
-    def _keep_baseline(self, key: str, what: str, good: list[str]) -> None:
-        def make(folder: Path) -> None:
-            (folder / "passed.json").write_text(json.dumps(good))
-
-        self._bed.store.build(BASELINE, key, make, what=f"passed by the good series: {what}")
 
     # ---- one mutant
 
@@ -283,13 +269,32 @@ def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
 
 
 def tests_digest(files: Sequence[str]) -> str:
-    """sha256 over test files (paths below the project) and what all guest tests share."""
+    """sha256 over test files (paths below the project), the fixtures that all have, and what these import from the
+    folder of the guest tests; over the scenarios, too, where tests are about scenarios.
+    """
     folder = project.ROOT / "tests" / "guest"
-    shared = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("test_")]
     own = [project.ROOT / file for file in files]
-    if any("scenario" in path.read_text(encoding="utf-8") for path in own if path.is_file()):
-        shared += sorted(project.scenarios_dir().glob("*.toml"))
-    return digest(*(path for path in (*own, *shared) if path.is_file()))
+    found: dict[Path, bytes] = {}
+    left = [folder / "conftest.py", *own]
+    while left:
+        path = left.pop()
+        if path not in found and path.is_file():
+            found[path] = path.read_bytes()
+            left += [folder / f"{name}.py" for name in _imported(found[path])]
+    if any(b"scenario" in found.get(path, b"") for path in own):
+        found |= {path: path.read_bytes() for path in project.scenarios_dir().glob("*.toml")}
+    return digest(*(part for path in sorted(found) for part in (path.name, found[path])))
+
+
+def _imported(source: bytes) -> list[str]:
+    """The modules that a module imports."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return names
 
 
 def line(entry: MutantRecord) -> str:

@@ -102,17 +102,26 @@ def test_changed_tests_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = tmp_path / "tests" / "guest"
     folder.mkdir(parents=True)
     (tmp_path / "tests" / "scenarios").mkdir()
-    for name in ("test_a.py", "test_b.py", "common.py"):
+    for name in ("test_a.py", "test_b.py", "other.py", "deep.py", "conftest.py"):
         (folder / name).write_text("pass\n")
+    (folder / "test_a.py").write_text("import common\n")
+    (folder / "common.py").write_text("from deep import x\n")
     seen = {mutants.tests_digest(["tests/guest/test_a.py"])}
-    (folder / "test_b.py").write_text("another test\n")
-    assert mutants.tests_digest(["tests/guest/test_a.py"]) in seen
-    for name, text in (("test_a.py", "x"), ("common.py", "y"), ("test_a.py", "a scenario")):
+    for name in ("test_b.py", "other.py"):
+        (folder / name).write_text("x = 1\n")
+        assert mutants.tests_digest(["tests/guest/test_a.py"]) in seen, "it does not import that"
+    changes = {
+        "deep.py": "x = 1",
+        "common.py": "import deep as d",
+        "conftest.py": "x = 2",
+        "test_a.py": "from common import a_scenario",
+    }
+    for name, text in changes.items():
         (folder / name).write_text(text)
         seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
     (tmp_path / "tests" / "scenarios" / "s.toml").write_text("z")
     seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 def test_reports(m: Mutant, tmp_path: Path) -> None:
