@@ -1,4 +1,4 @@
-"""Reports: each a function of the record alone, so that they can be made again at any time."""
+"""Reports: each a function of the record, so that they can be made again at any time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def write_all(folder: Path) -> Written:
     """Make report.html and junit.xml in a run's folder from its run.json. Raises UserError if that cannot
     be read.
     """
-    from harness.report import html, junit  # matplotlib and jinja2 have no place in start-up
+    from harness.report import beside, html, junit  # matplotlib and jinja2 have no place in start-up
 
     run = record.load(folder)
     written = Written(html=folder / "report.html", junit=folder / "junit.xml")
-    _replace(written.html, html.render(run, folder))
+    _replace(written.html, html.render(run, folder, beside.find(run, folder)))
     _replace(written.junit, junit.render(run))
     return written
 

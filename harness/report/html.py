@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from harness.record import MachineRecord, Run
 from harness.report import conformance, plots, summary
+from harness.report.beside import Beside
 from harness.shares import LOOKS, number
 
 _FULL_LOG = 600
@@ -26,9 +27,9 @@ class Log(NamedTuple):
     missing: str | None = None
 
 
-def render(run: Run, folder: Path) -> str:
+def render(run: Run, folder: Path, beside: Beside | None = None) -> str:
     """The report as HTML text. folder: the run's, where the paths in the record start from. Missing logs
-    are named as missing.
+    are named as missing. beside: what other runs found.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
@@ -72,6 +73,7 @@ def render(run: Run, folder: Path) -> str:
     contract = conformance.table(run)
     return environment.get_template("report.html.j2").render(
         run=run,
+        beside=beside or Beside(),
         word=word.value,
         sentence=sentence,
         symbols=summary.SYMBOLS,

@@ -76,7 +76,7 @@ class Made:
 def make(build: Callable[[Path], Run], folder: Path) -> Made:
     build(folder)
     run = load(folder)
-    text = html.render(run, folder)
+    text = report.write_all(folder).html.read_text()
     return Made(run, folder, text, Page(text))
 
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import run_builder
+
+from harness import project, record, report
+from harness.figure import Figure
+from harness.mutant import MutantOutcome, MutantRecord
+from harness.record import Run
+from harness.report import beside
+
+FIGURE = Figure(about="The driver", what="latency", value=1.5, unit="%", goal=2, how="reads")
+
+
+def mutant(name: str, outcome: MutantOutcome = "killed") -> MutantRecord:
+    return MutantRecord(
+        name=name, mistake=f"{name} is forgotten", about="x", flavour="perf", tests=["t"], outcome=outcome
+    )
+
+
+def other(folder: Path, hours: int, *mutants: MutantRecord, figures: list[Figure] | None = None) -> Run:
+    """A run of the same series, begun so much later."""
+    made = run_builder.recorder(folder)
+    with made.change() as run:
+        run.started += timedelta(hours=hours)
+        run.scenarios, run.tests, run.conformance, run.machines = [], [], [], []
+        run.mutants, run.figures = list(mutants), figures or []
+    return run_builder.finished(made)
+
+
+def test_the_newest_of_each_is_found(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path / "mine")
+    other(tmp_path / "new", 2, mutant("a", "survived"))
+    other(tmp_path / "old", 1, mutant("a"), mutant("b"), figures=[FIGURE])
+    (tmp_path / "latest").symlink_to("new")
+    found = beside.find(run, tmp_path / "mine")
+    assert {m.name: m.outcome for m in found.mutants} == {"a": "survived", "b": "killed"}
+    assert list(found.mutant_runs) == ["new", "old"]
+    assert (found.figures, list(found.figure_runs)) == ([FIGURE], ["old"])
+
+
+def test_another_series_and_what_cannot_be_read_have_nothing_to_tell(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path / "mine")
+    other(tmp_path / "theirs", 1, mutant("a"))
+    theirs = record.load(tmp_path / "theirs")
+    assert theirs.series is not None
+    theirs.series.digest = "00" * 32
+    (tmp_path / "theirs" / "run.json").write_text(theirs.model_dump_json())
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    found = beside.find(run, tmp_path / "mine")
+    assert found.mutants == [] and found.figures == []
+
+
+def test_mutants_without_a_verdict_are_counted_for_the_projects_own_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_builder.passing(tmp_path / "runs" / "mine")
+    other(tmp_path / "runs" / "other", 1, mutant("a"))
+    (tmp_path / "mutants").mkdir()
+    for name in "abc":
+        (tmp_path / "mutants" / f"{name}.patch").touch()
+    monkeypatch.setattr(project, "mutants_dir", lambda: tmp_path / "mutants")
+    monkeypatch.setattr(project, "patches_dir", lambda: tmp_path / "patches")
+    assert beside.find(run, tmp_path / "runs" / "mine").unknown is None
+    (tmp_path / "patches" / "ioband-2.6.31").mkdir(parents=True)
+    assert beside.find(run, tmp_path / "runs" / "mine").unknown == 2
+
+
+def test_the_report_shows_them_as_not_its_own_and_keeps_its_verdict(tmp_path: Path) -> None:
+    run_builder.passing(tmp_path / "mine")
+    other(tmp_path / "other", 1, mutant("a", "survived"), figures=[FIGURE])
+    page = report.write_all(tmp_path / "mine").html.read_text()
+    assert page.count("Not of this run: of run <code>other</code>") == 2
+    assert "a is forgotten" in page and "survived</span>" in page and "latency" in page
+    assert "<title>PASS" in page
+    own = report.write_all(tmp_path / "other").html.read_text()
+    assert "Not of this run" not in own and "a is forgotten" in own and "<title>FAIL" in own
