@@ -91,7 +91,7 @@ def _suite(bed: Testbed, recorder: Recorder) -> list[Figure]:
     wanted = [s for s in scenarios.load_all(project.scenarios_dir()) if s.clock == "virtual" and s.core]
     began = time.monotonic()
     first = len(recorder.run.machines)
-    with Campaign(bed, recorder, lambda s: s.name, workers=1) as campaign:
+    with Campaign(bed, recorder, lambda s: s.name, workers=1, again=True) as campaign:
         campaign.start(wanted)
         for scenario in wanted:
             campaign.verdict(scenario)
@@ -158,7 +158,7 @@ def _named(name: str) -> Scenario:
 def _campaign(bed: Testbed, recorder: Recorder, name: str) -> Iterator[Campaign]:
     """A campaign of its own, so that a seed is run again, in a folder of its own."""
     inner = Recorder.start(recorder.folder / name, recorder.run.argv)
-    with Campaign(bed, inner, lambda s: s.name, workers=1) as campaign:
+    with Campaign(bed, inner, lambda s: s.name, workers=1, again=True) as campaign:
         yield campaign
     machines: list[MachineRecord] = inner.run.machines
     if any(m.exit not in (0, None) for m in machines):

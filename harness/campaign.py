@@ -14,14 +14,14 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import measurement, outcome, script, shares, throughput
+from harness import measurement, outcome, remembered, script, shares, throughput
 from harness.errors import GuestError, HarnessError, InfrastructureError, MeasurementError
 from harness.guest import Guest
 from harness.kbuild import Build
@@ -31,8 +31,10 @@ from harness.record import (
     GroupRecord,
     MachineRecord,
     Recorder,
+    RememberedRecord,
     ScenarioRecord,
 )
+from harness.remembered import Remembered
 from harness.scenario import Clock, Control, Load, Scenario
 from harness.testbed import Testbed
 from harness.throughput import Saturation
@@ -71,7 +73,7 @@ class Campaign:
     """Runs scenarios on a testbed and records what came out. A context manager: leaving it ends every machine.
 
     ``start`` submits the first look's runs of every scenario in order; ``verdict`` waits for one scenario, adds
-    samples while they can decide it, judges, and writes the record.
+    samples while they can decide it, judges, and writes the record. again: boot also what `remembered` knows.
     """
 
     def __init__(
@@ -80,10 +82,13 @@ class Campaign:
         recorder: Recorder,
         repeat: Callable[[Scenario], str],
         workers: int | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         self.testbed = testbed
         self.recorder = recorder
         self._repeat = repeat
+        self._again = again
         self._pools: dict[Clock, ThreadPoolExecutor] = {
             "virtual": ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="machine"),
             "real": ThreadPoolExecutor(1, thread_name_prefix="machine"),
@@ -172,9 +177,11 @@ class Campaign:
             )
         return entry
 
-    def counters(self, scenario: Scenario, *, seed: int = 1) -> outcome.Outcome:
-        """The counters of one run with the series; made now unless it was made before."""
-        return self._wait(self._submit(scenario, None, seed))
+    def counters(
+        self, scenario: Scenario, control: Control | None = None, *, seed: int = 1
+    ) -> outcome.Outcome:
+        """The counters of one run, with the series or of a control; made now unless it was made before."""
+        return self._wait(self._submit(scenario, control, seed))
 
     def _judge(
         self, scenario: Scenario, control: Control | None, saturations: dict[Load, Saturation]
@@ -251,14 +258,16 @@ class Campaign:
     def _execute(
         self, key: RunKey, scenario: Scenario, build: Build, files: dict[str, bytes], role: str
     ) -> dict[str, bytes]:
-        """Boot, let the script run, fetch /results. What came is kept beside the console log."""
+        """Boot, let the script run, fetch /results. What came is kept beside the console log; for a kernel without the
+        series it may be known.
+        """
         folder = self.recorder.folder / key.name
         folder.mkdir(parents=True, exist_ok=True)
         virtual = scenario.clock == "virtual"
         if not virtual:
             self._wait_for_quiet()
         settings = {"EXACT": "1", "HOLD_CLOCK": "1"} if virtual else {}
-        initrd = self.testbed.image.with_segment(folder / "initrd", self.testbed.segment(files, settings))
+        initrd = folder / "initrd"
         (folder / "scenario.sh").write_bytes(files[script.SCRIPT])
         disks = (
             () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
@@ -272,14 +281,34 @@ class Campaign:
             virtual_disk=shape,
             memory_mb=scenario.memory_mb,
         )
+        memory: str | None = None
+        if virtual and build.key == self.testbed.compat.key:
+            memory = remembered.key_of(build, self.testbed.image.key, machine_spec, files, settings)
+            known = None if self._again else remembered.find(self.testbed.store, memory)
+            if known is not None:
+                self._remembered(key, scenario, role, known, folder)
+                return known.results
+        self.testbed.image.with_segment(initrd, self.testbed.segment(files, settings))
+        try:
+            results = self._boot(key, scenario, build, role, Machine(machine_spec, folder))
+        finally:
+            initrd.unlink(missing_ok=True)
+        _write(results, folder)
+        self._check_script(key, results, folder, virtual)
+        if memory is not None:
+            remembered.keep(self.testbed.store, memory, results, f"{key.name}, {self.testbed.spec.name}")
+        return results
+
+    def _boot(
+        self, key: RunKey, scenario: Scenario, build: Build, role: str, machine: Machine
+    ) -> dict[str, bytes]:
+        """One machine's life; what it left in /results."""
+        virtual = scenario.clock == "virtual"
+        patience = SLOWEST_CLOCK * max(scenario.duration, len(script.DEPTHS) * script.SATURATION_SECONDS)
         entry: MachineRecord | None = None
-        machine = Machine(machine_spec, folder)
         try:
             with self._machine(machine):
                 entry = self._machine_entry(key, machine, scenario, build, role)
-                patience = SLOWEST_CLOCK * max(
-                    scenario.duration, len(script.DEPTHS) * script.SATURATION_SECONDS
-                )
                 ready = machine.wait_ready(BOOT_SECONDS + (patience if virtual else 0.0))
                 with Guest.connect(machine, self.testbed.keys) as guest:
                     ssh = time.monotonic() - machine.started
@@ -291,7 +320,6 @@ class Campaign:
             self.stop()
             raise
         finally:
-            initrd.unlink(missing_ok=True)
             if entry is not None:
                 with self.recorder.change():
                     entry.wall_seconds = time.monotonic() - machine.started
@@ -301,10 +329,22 @@ class Campaign:
             entry.seconds_to_init = None if init is None else init - machine.started
             entry.seconds_to_ready, entry.seconds_to_ssh = ready, ssh
             entry.guest_seconds = _uptime_when_ready(machine.console.text)
-        for name, data in results.items():
-            (folder / Path(name).name).write_bytes(data)
-        self._check_script(key, results, folder, virtual)
         return results
+
+    def _remembered(
+        self, key: RunKey, scenario: Scenario, role: str, known: Remembered, folder: Path
+    ) -> None:
+        _write(known.results, folder)
+        entry = RememberedRecord(
+            id=key.name,
+            role=role,
+            scenario=scenario.name,
+            seed=key.seed,
+            when=known.when,
+            results=folder,
+        )
+        with self.recorder.change() as run:
+            run.remembered.append(entry)
 
     def _wait_for_quiet(self) -> None:
         """The real clock sees what else the host does: let the machines of the virtual clock end first."""
@@ -395,6 +435,11 @@ def repeat_command(kernel: str, series: Path | None, nodeid: str) -> str:
     if series is not None:
         words += ["--series", str(series.absolute())]
     return shlex.join([*words, nodeid])
+
+
+def _write(results: Mapping[str, bytes], folder: Path) -> None:
+    for name, data in results.items():
+        (folder / Path(name).name).write_bytes(data)
 
 
 def _uptime_when_ready(console: str) -> float | None:

@@ -181,6 +181,13 @@ def test(
     workers: Annotated[
         int, typer.Option(min=0, help="Test processes at a time, each with its own guests; 0: one per core.")
     ] = 1,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Boot also the virtual clock's machines without the series whose outcome is known.",
+        ),
+    ] = False,
 ) -> None:
     """Run tests (by default the bandwidth scenarios), write runs/<id>/ with a report, and print a summary."""
     from harness import session
@@ -194,6 +201,7 @@ def test(
             accel=accel,
             flavours=flavour or [],
             workers=workers,
+            again=again,
         )
     )
 

@@ -133,6 +133,19 @@ class MachineRecord(_Strict):
     exit: int | None = None
 
 
+class RememberedRecord(_Strict):
+    """A run of the virtual clock that was not made again, since it comes out the same every time: as MachineRecord.
+    when: it was made. results: the folder with what it left.
+    """
+
+    id: str
+    role: str
+    scenario: str
+    seed: int
+    when: datetime
+    results: Place
+
+
 class GroupRecord(_Strict):
     """One consumer. part: the bandwidth domain that it is in. target: its share of that, 0..1, by its weight, None
     where shares are not judged. published: in per cent.
@@ -253,6 +266,7 @@ class Run(_Strict):
     builds: list[BuildRecord] = []
     image: ImageRecord | None = None
     machines: list[MachineRecord] = []
+    remembered: list[RememberedRecord] = []
     scenarios: list[ScenarioRecord] = []
     tests: list[TestRecord] = []
     conformance: list[ConformanceRecord] = []

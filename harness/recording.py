@@ -82,7 +82,9 @@ class SessionPlugin:
                 assert isinstance(wanted, Scenario)
                 scenarios.append(wanted)
                 self._nodeids[wanted.name] = item.nodeid
-        self.campaign = Campaign(self.session.testbed, self.session.recorder, self._repeat)
+        self.campaign = Campaign(
+            self.session.testbed, self.session.recorder, self._repeat, again=self.session.again
+        )
         self._waiting = scenarios
         if len(scenarios) == len(session.items):
             self.started_campaign()

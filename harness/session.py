@@ -38,12 +38,15 @@ class Session:
         series: Path | None,
         flavours: Sequence[str] = (),
         accel: Wanted = "auto",
+        *,
+        again: bool = False,
     ) -> None:
         self.recorder = recorder
         self.kernel = kernel
         self.series = series
         self.flavours = tuple(flavours)
         self.accel: Wanted = accel
+        self.again = again
         self.testbed: Testbed | None = None
         self.why_not = ""
 
@@ -87,18 +90,20 @@ def run(
     accel: Wanted,
     flavours: Sequence[str] = (),
     workers: int = 1,
+    again: bool = False,
 ) -> int:
     """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
 
     flavours: of tests that there are of several flavours, only these; all for none. workers: test processes at a
-    time, for all tests but the scenarios, whose machines take all cores anyhow; 0 for one per core.
+    time, for all tests but the scenarios, whose machines take all cores anyhow; 0 for one per core. again: boot also
+    the machines whose outcome is known.
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
     store = Store.default()
     folder = project.new_run_folder()
     recorder = Recorder.start(folder, ["harness", *sys.argv[1:]])
     shown = progress.default()
-    session = Session(recorder, kernel, series, flavours, accel)
+    session = Session(recorder, kernel, series, flavours, accel, again=again)
     try:
         session.prepare(store, shown, at_hand=at_hand)
         _pytest(session, selection, workers or os.cpu_count() or 1)

@@ -211,6 +211,9 @@ def _print_controls(out: Console, run: Run) -> None:
         text = f"{what} as they must: {missed} of {len(every)}"
         out.print()
         _say(out, _text(text, style))
+    if run.remembered:
+        known = count(len(run.remembered), "machine")
+        _say(out, _text(f"{known} without the series not booted again: the virtual clock is exact", "dim"))
 
 
 def _print_conformance(out: Console, run: Run) -> None:

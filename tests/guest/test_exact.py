@@ -27,6 +27,22 @@ def test_same_seed_same_counters(testbed, tmp_path):
     assert first.fingerprint == again.fingerprint
 
 
+@pytest.mark.parametrize("name", ["cgroup-80-20", "buffered-80-20"])
+def test_what_is_remembered_comes_out_again(testbed, tmp_path, name):
+    """The runs without the series are booted once, and looked up from then on."""
+    chosen = scenario.load(project.scenarios_dir() / f"{name}.toml")
+    compat = next(control for control in chosen.control if control.kind == "compat")
+    found = []
+    for folder, again in (("known", False), ("known as well", False), ("booted", True)):
+        recorder = Recorder.start(tmp_path / folder, [])
+        with Campaign(testbed, recorder, lambda s: s.name, again=again) as campaign:
+            found.append((campaign.counters(chosen, compat, seed=1), recorder.run))
+    (first, _), (known, without), (booted, with_machine) = found
+    assert len(without.remembered) == 1 and not without.machines
+    assert len(with_machine.machines) == 1 and not with_machine.remembered
+    assert first == known == booted
+
+
 def test_other_seed_other_counters(testbed, tmp_path):
     assert (
         _run(testbed, tmp_path / "1", seed=1).fingerprint != _run(testbed, tmp_path / "2", seed=2).fingerprint
