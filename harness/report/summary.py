@@ -182,7 +182,8 @@ def _pass_text(run: Run) -> str:
         documented = sum(s.expected_failure is not None for s in run.scenarios)
         text = "The scenario is on target" if n == 1 else f"All {n} scenarios are on target"
         if documented:
-            text = f"{n - documented} scenarios are on target, {documented} are not, as documented"
+            on = "1 scenario is" if n - documented == 1 else f"{n - documented} scenarios are"
+            text = f"{on} on target, {documented} {'is' if documented == 1 else 'are'} not, as documented"
         reaching = sum(c.reaches for _, c in controls(run))
         if reaching:
             text += f", and all {m} controls came out as they must"

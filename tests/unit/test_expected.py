@@ -118,7 +118,7 @@ def test_reports_say_that_it_is_expected_and_why(tmp_path, capsys):
         assert text in page
     assert "expected failure" in (tmp_path / "junit.xml").read_text()
     assert summary.headline(load(tmp_path))[1].startswith(
-        "0 scenarios are on target, 1 are not, as documented"
+        "0 scenarios are on target, 1 is not, as documented"
     )
     from harness.report import terminal
 

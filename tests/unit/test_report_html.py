@@ -139,6 +139,10 @@ def test_each_scenario_has_its_numbers_its_plot_and_its_command(passing: Made) -
     assert "missed, as it must" in passing.page.text
 
 
+def test_a_run_that_passed_has_no_list_of_what_did_not(passing: Made) -> None:
+    assert "What did not pass" not in passing.page.text
+
+
 def test_a_control_that_reaches_the_target_is_said_to(failing: Made) -> None:
     assert "reached the target" in failing.page.text
 
@@ -235,6 +239,9 @@ def test_a_failed_test_first_says_the_line_that_tells(tmp_path: Path) -> None:
     text = html.render(run, tmp_path)
     assert '<p class="telling">assert 5 == 6</p>' in text
     assert Page(text).text.index("assert 5 == 6") < Page(text).text.index("self = <object>")
+    top = Page(text).text.partition("Shares against")[0]
+    assert "ERROR" not in top and "FAILED tests/guest/test_dm.py::test_status assert 5 == 6" in top
+    assert "cgroup-80-20 a got 50.2 %" in top and "negative control compat reaches the target too" in top
 
 
 def test_figures_that_a_control_misses_stand_below_its_groups(tmp_path: Path) -> None:
@@ -256,3 +263,13 @@ def test_figures_that_a_control_misses_stand_below_its_groups(tmp_path: Path) ->
     controls = text[begin : text.index("rows: ", begin)]
     assert "settled after, x 0.1 to 0.26 3.9 s 3.8 to 4" in controls and "another figure" not in controls
     assert "another figure 3.9 s 3.8 to 4 0.1 to 0.26" in text[:begin] and "as documented" in text[:begin]
+
+
+def test_scenarios_that_did_not_begin_are_named_and_no_more(tmp_path: Path) -> None:
+    run = run_builder.dying(tmp_path)
+    assert run.scenarios[1].verdict is None
+    run.scenarios[1].samples, run.scenarios[1].reasons = [], []
+    page = Page(html.render(run, tmp_path))
+    assert f"Not judged: {run.scenarios[1].name} ." in page.text
+    assert run.scenarios[1].command not in page.text and run.scenarios[2].command in page.text
+    assert [x for x in page.links if x[1:] not in page.ids] == []
