@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from lab import BLOCK, DISK, Lower, Submitters, held_up, refused, until
+from lab import BLOCK, DISK, Counters, Lower, Submitters, devices, held_up, refused, stat_file, until
 
 from harness import dm
 from harness.cgroup import Hierarchy
@@ -200,6 +200,41 @@ def test_order_within_a_group(guest, make, seen):
     seen(f"blocks 0 to 4 hold the data of writers {', '.join(found)}")
 
 
+@contextlib.contextmanager
+def conductor_starved(guest):
+    """On two CPUs: the driver's thread may run on the second one only, which somebody more important keeps busy."""
+    everybody = "for p in /proc/[0-9]*; do taskset -p 1 ${p#/proc/}; done > /dev/null 2>&1"
+    guest.run(f"{everybody}; taskset -p 2 $(pidof kioband); echo -1 > /proc/sys/kernel/sched_rt_runtime_us")
+    hog = guest.run("taskset 2 chrt -f 50 sh -c 'while :; do :; done' > /dev/null 2>&1 < /dev/null & echo $!").stdout
+    try:
+        yield
+    finally:
+        guest.run(["kill", hog.strip()])
+
+
+@pytest.mark.flavours("debug")
+@pytest.mark.contract("path-10")
+def test_nobody_overtakes_where_there_is_room(boot_guest, seen):
+    """4 in flight and 2 parked; the 4 end. Until the driver's thread runs there is room, and one more comes."""
+    guest = boot_guest(cpus=2)
+    with Lower(guest) as low, devices(guest, low.length) as made, Submitters(guest) as processes:
+        device = made(f"{low.path} s 1 4 none weight")
+        device.message("reset")
+        before = low.io()
+        with low.holding():
+            processes.start(device.path, 6)
+            with conductor_starved(guest):
+                low.resume()
+                until(guest, lambda: low.io().in_flight == 0, "the 4 have ended")
+                processes.start(device.path, 1)
+                passed = (low.io() - before).reads
+        processes.wait()
+        counted = device.status().groups[DEFAULT_GROUP]
+    assert passed == 4
+    assert (counted.reads, counted.reads_deferred) == (7, 3)
+    seen("with 4 of 4 places free and 2 parked, another one is parked behind them")
+
+
 @pytest.mark.contract("path-11")
 def test_sectors_count_from_the_targets_begin(guest, low, seen):
     guest.run(["dd", f"of={DISK}", "bs=512", "seek=5", "conv=notrunc,fsync"], stdin=b"five" * 128)
@@ -211,20 +246,24 @@ def test_sectors_count_from_the_targets_begin(guest, low, seen):
 
 
 @pytest.mark.contract("path-12")
-def test_bios_are_as_large_as_the_lower_device_takes_them(guest, make, seen):
-    """Below lies a dm-linear of two segments: a bio must not cross the seam at sector 1000."""
+@pytest.mark.parametrize("begin", [0, 1000])
+def test_bios_are_as_large_as_the_lower_device_takes_them(guest, seen, begin):
+    """Below lies a dm-linear of two segments: a bio must not cross the seam at its sector 1000."""
     with Linear(guest, "seam") as seam:
         seam.create([(DISK, 0, 1000), (DISK, 8192, 4000)])
-        with Ioband(guest, "d").create(f"0 5000 ioband {seam.path} s 0 0 none weight") as device:
+        table = f"{begin} 5000 ioband {seam.path} s 0 0 none weight"
+        table = f"0 {begin} linear {DISK} 16384\n{table}" if begin else table
+        with Ioband(guest, "d").create(table) as device:
             told = []
             for first in (0, 960):
-                device.message("reset")
+                before = Counters.parse(guest.run(["cat", stat_file(seam)]).stdout)
                 guest.run(["fio", "--name=a", "--rw=read", "--direct=1", "--ioengine=psync", "--bs=64k", "--size=64k",
-                           f"--filename={device.path}", f"--offset={first * 512}", "--output=/dev/null"])  # fmt: skip
-                counted = device.status().groups[DEFAULT_GROUP]
+                           f"--filename={device.path}", f"--offset={(begin + first) * 512}",
+                           "--output=/dev/null"])  # fmt: skip
+                counted = Counters.parse(guest.run(["cat", stat_file(seam)]).stdout) - before
                 told.append((counted.reads, counted.read_sectors))
     assert told == [(1, 128), (2, 128)]
-    seen("64 KiB are one bio, across the seam of the lower device two")
+    seen(f"target from sector {begin} on: 64 KiB are one bio, across the seam of the lower device two")
 
 
 @pytest.mark.contract("path-13")
