@@ -20,9 +20,10 @@ from harness.guest import Guest
 DISK = "/dev/vda"
 BLOCK = 4096
 
-# Longest wait for a state of the guest, seconds on the reference host; from one look at it to the next.
+# Longest wait for a state of the guest, seconds on the reference host.
 PATIENCE = 60.0
-PAUSE = 0.02
+# From one look at it to the next, in times that a look took: that takes the guest's one CPU from what is waited for.
+PAUSE = 3.0
 
 _marks = itertools.count(1)
 
@@ -258,7 +259,11 @@ def until(guest: Guest, look: Callable[[], T], what: str, enough: Callable[[T], 
     what: in words. enough: of what is seen. Fails, with what was seen last, when it does not come.
     """
     deadline = time.monotonic() + PATIENCE * guest.machine.slowdown
-    while not enough(seen := look()):
-        assert time.monotonic() < deadline, f"did not come: {what}; it is {seen}"
-        time.sleep(PAUSE)
-    return seen
+    while True:
+        began = time.monotonic()
+        seen = look()
+        now = time.monotonic()
+        if enough(seen):
+            return seen
+        assert now < deadline, f"did not come: {what}; it is {seen}"
+        time.sleep(PAUSE * (now - began))

@@ -9,14 +9,16 @@ import sys
 
 import pytest
 
-from harness import project, record, scenario
+from harness import project, record
 from harness.errors import EXIT_FAILED, EXIT_GUEST_DIED, EXIT_USER
 from harness.shares import Verdict
 
 pytestmark = [pytest.mark.guest, pytest.mark.exact]
 
+SCENARIOS = "tests/guest/test_scenarios.py"
 
-def _harness_test(testbed, runs, series, *selection, tests="tests/guest/test_scenarios.py"):
+
+def _harness_test(testbed, runs, series, *selection):
     command = [
         sys.executable,
         "-m",
@@ -28,7 +30,7 @@ def _harness_test(testbed, runs, series, *selection, tests="tests/guest/test_sce
         str(series),
     ]
     done = subprocess.run(
-        [*command, tests, *selection],
+        [*command, *selection],
         cwd=project.ROOT,
         env={**os.environ, "HARNESS_RUNS": str(runs)},
         stdin=subprocess.DEVNULL,
@@ -41,20 +43,25 @@ def _harness_test(testbed, runs, series, *selection, tests="tests/guest/test_sce
 
 
 def test_weights_ignored(testbed, tmp_path):
-    """Every share is wrong. Equal weights come out right, and then their control, with other weights, does as well:
-    so the scenario is not decided.
+    """Shares of I/Os are wrong, and so are those of sectors. Equal weights come out right, and then their control, with
+    other weights, does as well: so the scenario is not decided.
     """
-    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/weights-ignored", "-m", "core")
+    wanted = {
+        "cgroup-80-20": Verdict.FAIL,
+        "cgroup-50-50": Verdict.INCONCLUSIVE,
+        "buffered-80-20": Verdict.FAIL,
+    }
+    selection = [f"{SCENARIOS}::test_shares[{name}]" for name in wanted]
+    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/weights-ignored", *selection)
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
-    verdicts = {s.name: s.verdict for s in record.load(folder).scenarios}
-    assert verdicts.pop("cgroup-50-50") is Verdict.INCONCLUSIVE
-    names = {s.name for s in scenario.load_all(project.scenarios_dir()) if s.core} - {"cgroup-50-50"}
-    assert verdicts == dict.fromkeys(names, Verdict.FAIL)
+    assert {s.name: s.verdict for s in record.load(folder).scenarios} == wanted
     assert (folder / "report.html").is_file()
 
 
 def test_panic_in_the_middle(testbed, tmp_path):
-    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/panics", "-m", "core")
+    done, folder = _harness_test(
+        testbed, tmp_path, project.ROOT / "tests/broken/panics", SCENARIOS, "-m", "core"
+    )
     assert done.returncode == EXIT_GUEST_DIED, done.stdout + done.stderr
     death = record.load(folder).deaths[0]
     assert death.kind == "panic"
@@ -67,9 +74,7 @@ def test_panic_in_the_middle(testbed, tmp_path):
 def test_leak_is_charged_to_the_test_that_caused_it(testbed, tmp_path):
     """Every errno is right, and all tests pass; kmemleak tells, when the guest ends, whose memory is gone."""
     leaks = project.ROOT / "tests/broken/leaks"
-    done, folder = _harness_test(
-        testbed, tmp_path, leaks, "--flavour", "debug", tests="tests/guest/test_cgroup.py"
-    )
+    done, folder = _harness_test(testbed, tmp_path, leaks, "--flavour", "debug", "tests/guest/test_cgroup.py")
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
     tests = {t.nodeid.rpartition("::")[2]: t for t in record.load(folder).tests}
     assert {name: t.outcome for name, t in tests.items()} == {
@@ -86,7 +91,7 @@ def test_series_that_does_not_apply(testbed, tmp_path):
     text = next(patch).read_text().replace("dp->g_epoch++;", "dp->g_epoch += 2;")
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "0001-odd.patch").write_text(text)
-    done, folder = _harness_test(testbed, tmp_path, tmp_path / "series")
+    done, folder = _harness_test(testbed, tmp_path, tmp_path / "series", SCENARIOS)
     assert done.returncode == EXIT_USER, done.stdout + done.stderr
     assert "0001-odd.patch" in done.stderr and "Traceback" not in done.stderr
     assert record.load(folder).error is not None
