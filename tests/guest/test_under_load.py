@@ -34,7 +34,7 @@ def jobs(*, as_users: bool = True, large: str = "16k") -> list[fio.Job]:
                 filename="/dev/mapper/band",
                 rw="randwrite",
                 bs=bs,
-                size="512k",
+                size="1m",
                 offset=f"{number * 2560}k",
                 iodepth=DEPTH,
                 direct=True,
