@@ -92,7 +92,7 @@ def drive(
 class Changes:
     """What runs on every machine. rounds: of the changes, at least."""
 
-    rounds = 24
+    rounds = 12
 
     @pytest.mark.contract("int-10", "chk-09")
     @pytest.mark.parametrize("how", ["", "--noflush"])
@@ -222,8 +222,6 @@ class Changes:
 @pytest.mark.flavours("perf")
 class TestOneCpu(Changes):
     """On one CPU whoever sleeps hands over."""
-
-    rounds = 12
 
 
 @pytest.mark.guest
