@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lab import DISK
 
-from harness import kmemleak
+from harness import kmemleak, slab
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.faults import Attempt, Faults
 
@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug")]
 
 # That a new directory lacks files is what cgroup_mkdir() accepts, of every subsystem.
 OURS = re.compile(r"(?!blkio_cgroup_populate)(ioband|blkio|weight|range_?bw)_\w+")
+# Whose memory is counted: what makes a device of a table, down to the claim of the lower one. That of a cgroup is freed
+# some time after it has gone.
+DEVICES = re.compile(r"(ioband|weight|range|dm|bd)_\w+|alloc_disk_node")
 # A process makes so many allocations at most until the kernel has done what it asked for.
 MOST = 2000
 # And so many at most before the call, which is looked for below this number.
@@ -100,6 +103,18 @@ def decoded(guest, attempt):
     return guest.machine.console.decoded(attempt.trace)
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(guest):
+    """After a test there is as much memory in use as before, by every function that makes a device."""
+    before = slab.users(guest)
+    yield
+    assert kept(slab.users(guest)) == kept(before)
+
+
+def kept(users):
+    return {function: count for function, count in users.items() if DEVICES.fullmatch(function)}
+
+
 @pytest.fixture
 def faults(guest):
     with Faults(guest) as controlled:
@@ -123,6 +138,14 @@ def disk(guest):
 
 def read_a_block(guest, device):
     guest.run(["dd", f"if={device.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"])
+
+
+@pytest.mark.contract("fault-07")
+def test_what_is_counted(guest, disk, seen):
+    """Else `nothing_kept` would see nothing."""
+    counted = kept(slab.users(guest))
+    assert {"ioband_alloc_group", "dm_create", "alloc_disk_node"} <= counted.keys()
+    seen(f"memory of a device in use: {counted}")
 
 
 @pytest.mark.contract("fault-01")
