@@ -201,6 +201,32 @@ class Loops:
         assert all(side.bad == 0 for side in sides.values()), sides
         guest.run(["dmsetup", "remove", "three"], check=False)
 
+    @pytest.mark.contract("stress-08", "chk-22")
+    def test_a_device_lets_go_of_the_one_below(self, guest, seen, blkio, part):
+        """Beside a device of many targets, so that the files are being read most of the time; and with one process for
+        both removals, so that there is no time between them.
+        """
+        group, top, size = blkio.create("g"), blkio.path, sectors(guest, LOWER) // 4
+        spare = part.split()[-1]
+        wide = "\n".join(f"{8 * n} 8 ioband {spare} wide 0 0 cgroup weight 0 :10" for n in range(200))
+        life = f"""
+	run dmsetup create low --table "0 {size} linear {LOWER} 0"
+	run dmsetup create over --table "0 {size} ioband /dev/mapper/low s 0 0 cgroup weight"
+	run dmsetup remove over low
+"""
+        with Ioband(guest, "wide").create(wide):
+            sides = race(
+                guest,
+                ("life", life, self.rounds * 40 // 100),
+                {
+                    "devices": f"get {top}/blkio.devices",
+                    "settings": f"get {group.path}/blkio.settings",
+                    "set": f'put "wide $((i % 99 + 1))" {group.path}/blkio.settings',
+                },
+            )
+        seen(told(sides))
+        assert all(side.bad == 0 for side in sides.values()), sides
+
 
 @pytest.mark.guest
 @pytest.mark.flavours("perf")

@@ -34,7 +34,7 @@ def jobs(*, as_users: bool = True, large: str = "16k") -> list[fio.Job]:
                 filename="/dev/mapper/band",
                 rw="randwrite",
                 bs=bs,
-                size="1m",
+                size="512k",
                 offset=f"{number * 2560}k",
                 iodepth=DEPTH,
                 direct=True,
@@ -92,7 +92,7 @@ def drive(
 class Changes:
     """What runs on every machine. rounds: of the changes, at least."""
 
-    rounds = 12
+    rounds = 24
 
     @pytest.mark.contract("int-10", "chk-09")
     @pytest.mark.parametrize("how", ["", "--noflush"])
@@ -222,6 +222,8 @@ class Changes:
 @pytest.mark.flavours("perf")
 class TestOneCpu(Changes):
     """On one CPU whoever sleeps hands over."""
+
+    rounds = 12
 
 
 @pytest.mark.guest
