@@ -431,7 +431,9 @@ class Campaign:
 
 def repeat_command(kernel: str, series: Path | None, nodeid: str) -> str:
     """The one line that repeats a test: a shell command."""
-    words = [sys.argv[0], "test", "--kernel", kernel]
+    program = Path(sys.argv[0])
+    called = [sys.executable, "-m", "harness"] if program.name == "__main__.py" else [str(program)]
+    words = [*called, "test", "--kernel", kernel]
     if series is not None:
         words += ["--series", str(series.absolute())]
     return shlex.join([*words, nodeid])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LATE = "late"
 """User property of a test: what is said of another, see `WorkerPlugin`."""
+_LONGEST = 4000  # characters of a message
 SESSION_PLUGIN: pytest.StashKey[SessionPlugin] = pytest.StashKey()
 
 
@@ -117,7 +118,7 @@ class SessionPlugin:
         from harness.record import TestRecord
 
         if report.failed:
-            message = str(report.longrepr or "")[-4000:]
+            message = _shortened(str(report.longrepr or ""))
             with self.session.recorder.change() as run:
                 run.tests.append(
                     TestRecord(
@@ -257,11 +258,19 @@ def _late(nodeid: str, location: tuple[str, int | None, str], what: str) -> pyte
 
 
 def _line(entry: ScenarioRecord) -> str:
+    from harness.shares import bounds_text, number
+
     shares = entry.judged.shares if entry.judged else ()
     parts = [
         f"{s.group} {100 * s.mean:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {100 * s.target:.1f}"
         for s in shares
     ]
+    if not shares and entry.judged:
+        parts += [
+            f"{f.label} {number(f.mean)} {f.unit} ({bounds_text(f)})"
+            for f in entry.judged.figures
+            if f.at_least is not None or f.at_most is not None
+        ]
     if entry.expected_failure:
         parts.append("(expected failure)")
     return f"{entry.name:22} {'   '.join(parts)}"
@@ -280,4 +289,13 @@ def _message(report: pytest.TestReport) -> str:
         return ""
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
-    return str(report.longrepr or "")[-4000:]
+    return _shortened(str(report.longrepr or ""))
+
+
+def _shortened(text: str) -> str:
+    """Both ends of a long one: what it is about, and how it ended."""
+    if len(text) <= _LONGEST:
+        return text
+    first = text[: _LONGEST // 4].rpartition("\n")[0] or text[: _LONGEST // 4]
+    last = text[-_LONGEST * 3 // 4 :]
+    return f"{first}\n...\n{last.partition(chr(10))[2] or last}"
