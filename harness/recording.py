@@ -173,7 +173,7 @@ class SessionPlugin:
         from harness.campaign import Stopped
         from harness.errors import GuestError, HarnessError, InfrastructureError, UserError
 
-        error = call.excinfo.value if call.excinfo else None
+        error = _leading(call.excinfo.value) if call.excinfo else None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error = InfrastructureError(
                 f"the disk is full: {error.filename or error}", hint="free some space, then run it again"
@@ -274,6 +274,16 @@ def _line(entry: ScenarioRecord) -> str:
     if entry.expected_failure:
         parts.append("(expected failure)")
     return f"{entry.name:22} {'   '.join(parts)}"
+
+
+def _leading(error: BaseException) -> BaseException:
+    """Of several errors, as of fixtures that end together, the one that tells why: the guest's death, if any."""
+    from harness.errors import GuestError
+
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    found = [_leading(e) for e in error.exceptions]
+    return next((e for e in found if isinstance(e, GuestError)), found[0])
 
 
 def _outcome(report: pytest.TestReport) -> Any:

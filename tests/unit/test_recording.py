@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.recording import _message
+from harness.errors import KernelOops
+from harness.recording import _leading, _message
 
 
 def report(text: str) -> pytest.TestReport:
@@ -24,3 +25,14 @@ def test_a_short_one_is_kept():
 
 def test_one_long_line():
     assert len(_message(report("x" * 10000))) <= 4100
+
+
+def test_a_death_among_several_errors_is_what_tells():
+    death = KernelOops("Oops: 0000", trace="", raw="")
+    several = ExceptionGroup("teardown", [OSError("gone"), ExceptionGroup("inner", [ValueError("x"), death])])
+    assert _leading(several) is death
+
+
+def test_without_a_death_the_first_error_tells():
+    first = OSError("gone")
+    assert _leading(ExceptionGroup("teardown", [first, ValueError("x")])) is first
