@@ -22,6 +22,9 @@ from harness.guest import Guest
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 OPTS = "/sys/bus/pseudo/drivers/scsi_debug/opts"
+DELAY = "/sys/bus/pseudo/drivers/scsi_debug/delay"
+# Jiffies of a command: long enough for the slowest kernel to submit more than is let through meanwhile.
+SLOW = 5
 PRINTK = "/proc/sys/kernel/printk"
 COMMITS = 12
 USER = 1000
@@ -54,15 +57,16 @@ class Command:
 
 @contextlib.contextmanager
 def told(guest: Guest, commands: list[Command]) -> Iterator[None]:
-    """Have the disk log its commands for a while, and append them."""
+    """Have the disk, slowed down, log its commands for a while, and append them."""
     console = guest.run(["cat", PRINTK]).stdout.split()[0]
+    delay = guest.run(["cat", DELAY]).stdout.strip()
     mark = "barrier test: begin"
-    guest.run(f"echo 1 >{PRINTK}; dmesg -c >/dev/null; echo '{mark}' >/dev/kmsg; echo 1 >{OPTS}")
+    guest.run(f"echo 1 >{PRINTK}; dmesg -c >/dev/null; echo '{mark}' >/dev/kmsg; echo 1 >{OPTS}; echo {SLOW} >{DELAY}")
     try:
         yield
     finally:
         if guest.machine.console.death is None:
-            guest.run(f"echo 0 >{OPTS}; echo {console} >{PRINTK}")
+            guest.run(f"echo {delay} >{DELAY}; echo 0 >{OPTS}; echo {console} >{PRINTK}")
     log = guest.run(["dmesg"]).stdout
     assert mark in log, "the kernel's log was too small"
     commands += [Command.parse(words) for words in re.findall(r"scsi_debug: cmd ((?:[0-9a-f]{2} )+)", log)]
