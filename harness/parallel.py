@@ -1,8 +1,9 @@
 """Several test processes at a time, each with guests of its own: pytest-xdist, and what it must be told.
 
-The scenarios stay behind: their machines keep all cores busy by themselves, and one of them wants the host for itself.
-They run afterwards, in the first process. A unit of work is what shares a guest: the tests of a file on one kind of
-machine. Every process keeps a record of its own machines in a folder below the run's; in the end they are one.
+What takes all cores by itself stays behind, and runs afterwards, in the first process: the scenarios, one of which
+wants the host for itself, and guests of several CPUs, where a CPU that waits for a core of the host lets others spin. A
+unit of work is what shares a guest: the tests of a file on one kind of machine. Every process keeps a record of its own
+machines in a folder below the run's; in the end they are one.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ INPUT = "harness"
 class Plan(SessionPlugin):
     """The plugin of a run that only collects: what there is to run, in which units.
 
-    units: unit of every test but the scenarios', by node id, in the order of running. scenarios: how many. code: how
-    pytest ended.
+    units: unit of every test that others may run beside, by node id, in the order of running. alone: how many others
+    there are. code: how pytest ended.
     """
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.code: int = pytest.ExitCode.OK
         self.units: dict[str, str] = {}
-        self.scenarios = 0
+        self.alone = 0
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        from harness.plugin import kind
+        from harness.plugin import alone, kind
 
         self.conformance = Conformance(session.config, session.items)
         for item in session.items:
-            if item.get_closest_marker("scenario"):
-                self.scenarios += 1
+            if alone(item):
+                self.alone += 1
             else:
                 file = item.nodeid.partition("::")[0]
                 self.units[item.nodeid] = " ".join((file, *kind(item)))
@@ -113,7 +114,7 @@ def begin_worker(config: pytest.Config, given: str) -> None:
 def run(
     session: Session, made: Plan, arguments: Sequence[str], workers: int
 ) -> tuple[SessionPlugin, int | pytest.ExitCode]:
-    """Run all but the scenarios, and put the workers' records into the session's. Returns the plugin that saw it, and
+    """Run all but what is `alone`, and put the workers' records into the session's. Returns the plugin that saw it, and
     pytest's exit code.
     """
     plugin = ControllerPlugin(session, made.conformance)

@@ -153,6 +153,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("flavour", marker.args, indirect=True, scope="session")
 
 
+def alone(item: pytest.Item) -> bool:
+    """Whether it takes all cores of the host: scenarios do, and guests of several CPUs."""
+    machine = item.get_closest_marker("machine")
+    several = machine is not None and machine.kwargs.get("cpus", 1) > 1
+    return several or item.get_closest_marker("scenario") is not None
+
+
 def kind(item: pytest.Item) -> tuple[str, str]:
     """What tests are ordered by; empty for those that need no guest, or the default one."""
     if "guest" not in getattr(item, "fixturenames", ()):

@@ -27,7 +27,7 @@ class SessionPlugin:
     """Starts the campaign once the tests are collected, and records outcomes.
 
     conformance: of a larger selection, of which this run is a part; None: made of what is collected.
-    only: "scenarios" or "others"; the rest of what is collected is not run.
+    only: "alone" (`plugin.alone`) or "others"; the rest of what is collected is not run.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class SessionPlugin:
         session: Session,
         *,
         conformance: Conformance | None = None,
-        only: Literal["scenarios", "others"] | None = None,
+        only: Literal["alone", "others"] | None = None,
     ) -> None:
         self.session = session
         self.campaign: Campaign | None = None
@@ -60,8 +60,9 @@ class SessionPlugin:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
         if self._only is not None:
-            scenarios = self._only == "scenarios"
-            items[:] = [item for item in items if bool(item.get_closest_marker("scenario")) == scenarios]
+            from harness.plugin import alone
+
+            items[:] = [item for item in items if alone(item) == (self._only == "alone")]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Boot the first machines now; if other tests are selected as well, when the first scenario's turn comes:

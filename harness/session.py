@@ -95,7 +95,7 @@ def run(
     """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
 
     flavours: of tests that there are of several flavours, only these; all for none. workers: test processes at a
-    time, for all tests but the scenarios, whose machines take all cores anyhow; 0 for one per core. again: boot also
+    time, for all tests but those that take all cores anyhow; 0 for one per core. again: boot also
     the machines whose outcome is known.
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
@@ -163,8 +163,8 @@ def _pytest(session: Session, selection: Sequence[str], workers: int) -> None:
         return
     plugin, code = parallel.run(session, plan, arguments, workers)
     _raise_unless_run(plugin, code, selection)
-    if plan.scenarios and code != pytest.ExitCode.INTERRUPTED:  # by --exitfirst
-        plugin = SessionPlugin(session, conformance=plan.conformance, only="scenarios")
+    if plan.alone and code != pytest.ExitCode.INTERRUPTED:  # by --exitfirst
+        plugin = SessionPlugin(session, conformance=plan.conformance, only="alone")
         _raise_unless_run(plugin, pytest.main(arguments, plugins=[plugin]), selection)
 
 

@@ -84,8 +84,8 @@ class VirtualDisk(_Strict):
 class KernelSpec(_Strict):
     """A base kernel: all of `kernel/<name>/`. File names are absolute once loaded.
 
-    append: words for every kernel command line. slowdown: by what factor a flavour is slower than `perf`, where
-    it is: deadlines scale with it.
+    append: words for every kernel command line. smp_append: for those with more than one CPU. slowdown: by what
+    factor a flavour is slower than `perf`, where it is: deadlines scale with it.
     """
 
     name: str
@@ -96,6 +96,7 @@ class KernelSpec(_Strict):
     kconfig: str = "Kconfig"
     compilers: tuple[str, ...] = Field(min_length=1)
     append: str
+    smp_append: str = ""
     make_variables: dict[str, str] = {}
     flavours: dict[str, tuple[Path, ...]]
     slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}

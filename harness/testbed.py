@@ -104,7 +104,7 @@ class Testbed:
         ``virtual_disk`` for its parameters (`source.VirtualDisk`).
         """
         accel = self.tcg if clock == "virtual" else self.accel
-        words = [self.spec.append, append]
+        words = [self.spec.append, self.spec.smp_append if cpus > 1 else "", append]
         if clock == "virtual":
             words.append(self.spec.virtual_disk.command_line(virtual_disk or {}))
         return MachineSpec(

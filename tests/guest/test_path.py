@@ -212,11 +212,12 @@ def conductor_starved(guest):
         guest.run(["kill", hog.strip()])
 
 
+@pytest.mark.machine(cpus=2)
 @pytest.mark.flavours("debug")
 @pytest.mark.contract("path-10")
 def test_nobody_overtakes_where_there_is_room(boot_guest, seen):
     """4 in flight and 2 parked; the 4 end. Until the driver's thread runs there is room, and one more comes."""
-    guest = boot_guest(cpus=2)
+    guest = boot_guest()
     with Lower(guest) as low, devices(guest, low.length) as made, Submitters(guest) as processes:
         device = made(f"{low.path} s 1 4 none weight")
         device.message("reset")
