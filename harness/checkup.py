@@ -64,8 +64,8 @@ def parse_state(text: str) -> State:
 class Checkup:
     """Keeps the state of a guest as it was when it was booted, and who ran a test in it when.
 
-    A debug kernel's leaks are looked for now and then (`leaks`), as that takes seconds: each is the test's in
-    whose time it was allocated.
+    A debug kernel's leaks are looked for at the end (`leaks`), as that takes seconds: each is the test's in whose time
+    it was allocated.
     """
 
     def __init__(self, guest: Guest) -> None:
@@ -120,18 +120,15 @@ class Checkup:
         if found:
             raise DirtyGuest("\n".join(found), log=self.guest.machine.console_log)
 
-    def leaks(self, *, last: bool) -> dict[str, list[Leak]]:
+    def leaks(self) -> dict[str, list[Leak]]:
         """What was leaked and not told before, by test; "" is the time before the first test.
 
-        last: there will be no other look, so that what the last test allocated must become old enough first.
-        Raises CommandError: kmemleak has switched itself off. GuestError.
+        What the last test allocated becomes old enough first. Raises CommandError: kmemleak has switched itself off.
+        GuestError.
         """
         if not self.detector:
             return {}
-        if last:
-            self.guest.run(
-                ["sleep", f"{max(0.0, kmemleak.MIN_AGE - (time.monotonic() - self._last_end)):.1f}"]
-            )
+        self.guest.run(["sleep", f"{max(0.0, kmemleak.MIN_AGE - (time.monotonic() - self._last_end)):.1f}"])
         found: dict[str, list[Leak]] = {}
         for leak in kmemleak.scan(self.guest):
             if (leak.address, leak.jiffies) not in self._told:

@@ -65,7 +65,6 @@ class Guests:
         self._leaked = leaked
         self._count = 0
         self._shape: Shape | None = None
-        self._group = ""
         self._shared: _Checked | None = None
         self._stack = contextlib.ExitStack()
 
@@ -79,17 +78,11 @@ class Guests:
         """The kernel with the series; made, and recorded, when it is first asked for."""
         return self.testbed.flavour(shape.flavour, self._progress, self._built, dict(shape.config))
 
-    def shared(self, shape: Shape, group: str) -> Guest:
-        """The shared guest, booted unless there is one of this shape. Raises as `boot` does.
-
-        group: of tests; when it is another than the last time, leaks of the former are looked for.
-        """
+    def shared(self, shape: Shape) -> Guest:
+        """The shared guest, booted unless there is one of this shape. Raises as `boot` does."""
         if self._shared is None or self._shape != shape:
             self.discard()
             self._shared, self._shape = self._stack.enter_context(self._checked(shape)), shape
-        elif group != self._group:
-            self._look_for_leaks(self._shared, last=False)
-        self._group = group
         return self._shared.guest
 
     def check(self, test: str) -> None:
@@ -107,7 +100,7 @@ class Guests:
         shared, self._shared, self._shape = self._shared, None, None
         with self._stack:
             if shared is not None:
-                self._look_for_leaks(shared, last=True)
+                self._look_for_leaks(shared)
 
     @contextlib.contextmanager
     def own(self, shape: Shape, test: str) -> Iterator[Guest]:
@@ -116,18 +109,18 @@ class Guests:
             yield mine.guest
             if mine.guest.machine.console.death is None:
                 mine.checkup.after(test)
-                self._look_for_leaks(mine, last=True)
+                self._look_for_leaks(mine)
 
     @contextlib.contextmanager
     def _checked(self, shape: Shape) -> Iterator[_Checked]:
         with self.boot(shape) as guest:
             yield _Checked(guest, Checkup(guest))
 
-    def _look_for_leaks(self, checked: _Checked, *, last: bool) -> None:
+    def _look_for_leaks(self, checked: _Checked) -> None:
         if checked.guest.machine.console.death is not None:
             return
         try:
-            found = checked.checkup.leaks(last=last)
+            found = checked.checkup.leaks()
         except (GuestError, CommandError) as e:
             # Whoever comes next has no part in it.
             self._leaked(checked.checkup.last_test, f"while leaks were looked for: {e}")

@@ -118,7 +118,7 @@ def guest(guests: Guests, flavour: str, request: pytest.FixtureRequest) -> Itera
     The marker `machine` says what it is made of where that is not enough. After the test it must be as before:
     what is left behind, or the kernel's complaints, are an error of the test, and the next one gets a new guest.
     """
-    yield guests.shared(_shape(request.node, flavour), str(request.path))
+    yield guests.shared(_shape(request.node, flavour))
     guests.check(request.node.nodeid)
 
 

@@ -116,19 +116,19 @@ def test_leaks_belong_to_the_test_in_whose_time_they_were_allocated(guest, looke
     guest.leaks = (
         at("1000", BOOT - 5) + at("2000", BOOT + 100) + at("3000", BOOT + 101) + at("4000", BOOT + 999)
     )
-    found = looked.leaks(last=False)
+    found = looked.leaks()
     assert {test: [leak.address & 0xFFFF for leak in leaks] for test, leaks in found.items()} == {
         "": [0x1000],
         "first": [0x2000],
         "second": [0x3000],
         "third": [0x4000],
     }
-    assert looked.leaks(last=False) == {}, "a leak is told once"
+    assert looked.leaks() == {}, "a leak is told once"
     assert "ioband_attach" in checkup.describe(found["third"])
 
 
-def test_the_last_look_waits_until_objects_are_old_enough(guest, looked) -> None:
+def test_the_look_waits_until_objects_are_old_enough(guest, looked) -> None:
     looked.after("only")
-    looked.leaks(last=True)
+    looked.leaks()
     (sleep,) = [command for command in guest.ran if command.startswith("sleep")]
     assert 4.0 < float(sleep.split()[1]) <= kmemleak.MIN_AGE
