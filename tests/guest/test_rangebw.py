@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from lab import DISK, Counters, Submitters, refused, shown, stat_file, until
+from lab import DISK, Counters, Lower, Submitters, refused, shown, stat_file, until
 
 from harness.cgroup import Hierarchy, Setting
 from harness.dm import DEFAULT_GROUP, GroupCounters, Ioband, sectors
@@ -321,7 +321,11 @@ def test_delayed_writes_are_held(guest, seen):
             # Its close, the last one of the device, writes the pages out.
             submitters.background(*held.exec_prefix(delayed))
             stat = stat_file(device)
-            until(guest, lambda: Counters.parse(guest.run(["cat", stat]).stdout).in_flight, "the pages are written")
+            until(
+                guest,
+                lambda: Counters.parse(guest.run(["cat", stat]).stdout).in_flight,
+                "the pages are written",
+            )
             read(guest, beside, "0", "4k")
             assert beside.status().groups[DEFAULT_GROUP] == reads(1, 0, 8)
             assert device.status().groups[held.id] == reads(1, 0, 128), "nothing written"
@@ -331,3 +335,26 @@ def test_delayed_writes_are_held(guest, seen):
         counted = device.status().groups[held.id]
         assert (counted.write_sectors, counted.writes_deferred) == (32, counted.writes)
         seen("4 pages parked until the maximum is lifted, a reader of another group of the share done")
+
+
+@pytest.mark.contract("rbw-17")
+def test_the_minimum_comes_first(guest, seen):
+    """8 of the default group in flight, then 2 parked of each group, the default group's first; io_limit lets 4 go."""
+    with contextlib.ExitStack() as stack:
+        low = stack.enter_context(Lower(guest))
+        line = f"{low.path} s 1 8 user range-bw 0 :0:0 7:1000:100000 8:1000:100000"
+        device = stack.enter_context(Ioband(guest, "d").create(f"0 {low.length} ioband {line}"))
+        device.message("reset")
+        submitters = stack.enter_context(Submitters(guest))
+        with low.holding():
+            submitters.start(device.path, 8)
+            for uid in (0, 7, 8):
+                submitters.start(device.path, 2, uid=uid)
+            # A second without a bio ends the count of seconds: nobody goes first for having starved in this one.
+            guest.run(["sleep", "2"])
+            device.message("io_limit", "12")
+            until(guest, lambda: low.io().reads >= 12, "4 more are in flight")
+            counted = {group: counters.reads for group, counters in device.status().groups.items()}
+        submitters.wait()
+    assert counted == {DEFAULT_GROUP: 8, 7: 2, 8: 2}
+    seen("2 of each group parked, room for 4: those of the two groups with a minimum")
