@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from harness.errors import EXIT_ENVIRONMENT, EXIT_FAILED, HarnessError, InfrastructureError, UserError
+from harness.errors import EXIT_ENVIRONMENT, HarnessError, InfrastructureError, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,15 +101,12 @@ def kernel_build(
 
 @app.command()
 def validate(kernel: KernelOption = DEFAULT_KERNEL, series: SeriesOption = None) -> None:
-    """Build and boot every prefix of a series; show each patch's new compiler warnings."""
-    from harness import progress, testbed
-    from harness.report import terminal
-    from harness.store import Store
+    """Build and boot every prefix of a series, and the whole in its other configurations; show what compiler and
+    checkpatch say of each patch, and write a report.
+    """
+    from harness import validate as command
 
-    result = testbed.validate(Store.default(), kernel, series, progress.default())
-    terminal.validation(result)
-    if not result.ok:
-        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(command.run(kernel, series))
 
 
 @image_app.command("build")

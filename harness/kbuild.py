@@ -242,7 +242,7 @@ class Job:
     def prepare(self, work: Path) -> None:
         """A patched and configured tree, ``<work>/linux``."""
         with self.progress.task(f"patching: {self.spec.what}"):
-            self._patched_copy(work / "linux")
+            self.patched_copy(work / "linux")
         self._tools(work)
         self._configure(work / "linux", self._environment(work))
 
@@ -262,7 +262,7 @@ class Job:
         self._describe(folder)
         shutil.move(self.log, folder / "build.log")
 
-    def _patched_copy(self, tree: Path) -> None:
+    def patched_copy(self, tree: Path) -> None:
         """The tree without the architectures that are neither built nor patched: two fifths of its files."""
         spec, pristine = self.spec, self.spec.tree.path
         series = [spec.compat, *([spec.series] if spec.series else [])]
@@ -342,7 +342,7 @@ class Job:
         series = self.spec.series
         if series is None or not series.whole:
             return
-        missing = sorted(series.all_config.keys() - defined)
+        missing = sorted((series.all_config.keys() | self.spec.config.keys()) - defined)
         if missing:
             raise UserError(
                 f"{series.path / 'series.toml'}: config: no Kconfig file of the patched tree defines "

@@ -37,6 +37,7 @@ from harness.figure import Figure
 from harness.mutant import MutantRecord
 from harness.shares import Sample, ShareVerdict, Verdict
 from harness.throughput import Conservation, Saturation
+from harness.validation import Validation
 
 SCHEMA_VERSION: Final = 1
 RUN_JSON = "run.json"
@@ -272,6 +273,7 @@ class Run(_Strict):
     conformance: list[ConformanceRecord] = []
     mutants: list[MutantRecord] = []
     figures: list[Figure] = []
+    validation: Validation | None = None
     deaths: list[DeathRecord] = []
     skipped: list[SkipRecord] = []
     error: ErrorRecord | None = None
@@ -283,8 +285,8 @@ def exit_code(run: Run) -> int:
     130  interrupted, or never finished (killed)
       5  a guest kernel died: whatever else went wrong may be because of it
     2/3  an error ended the run early; what was not reached is not known
-      1  a scenario or a test failed, a mutant was not killed, a figure missed its goal, or the error above was
-         one of a check (e.g. counters that disagree)
+      1  a scenario or a test failed, a mutant was not killed, a figure missed its goal, a patch is not as it should
+         be, or the error above was one of a check (e.g. counters that disagree)
       4  a scenario is inconclusive or was not decided, or nothing at all was judged
       0  everything passed
     """
@@ -297,11 +299,10 @@ def exit_code(run: Run) -> int:
         return error
     failed_test = any(t.outcome in ("failed", "error") for t in run.tests)
     failed_test |= any(not m.killed for m in run.mutants) or any(not f.met for f in run.figures)
+    failed_test |= run.validation is not None and not run.validation.ok
     if error is not None or failed_test or any(s.verdict is Verdict.FAIL for s in run.scenarios):
         return EXIT_FAILED
-    if any(s.verdict is not Verdict.PASS for s in run.scenarios) or not (
-        run.scenarios or run.tests or run.mutants
-    ):
+    if any(s.verdict is not Verdict.PASS for s in run.scenarios) or not _anything(run):
         return EXIT_INCONCLUSIVE
     return EXIT_PASSED
 
@@ -319,7 +320,7 @@ def closing_line(run: Run) -> str:
 
 
 def _anything(run: Run) -> bool:
-    return bool(run.scenarios or run.tests or run.mutants or run.figures)
+    return bool(run.scenarios or run.tests or run.mutants or run.figures or run.validation)
 
 
 def verdict(run: Run) -> RunVerdict:

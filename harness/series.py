@@ -43,13 +43,14 @@ _CONTEXT = 5
 class Patch:
     """One patch. `diff` is what is applied, bytes as they are in the file; `sha256` is the hash of it alone.
 
-    So a new description or a new signature does not make another build.
+    So a new description or a new signature does not make another build. description: what stands before the diff.
     """
 
     name: str
     subject: str
     author: str
     diff: bytes
+    description: bytes = b""
 
     @classmethod
     def load(cls, file: Path) -> Patch:
@@ -82,6 +83,9 @@ class Patch:
             raise UserError(f"patch {self.name}: the diff is malformed: {error}") from error
 
 
+_Symbols = dict[str, str | bool | int]
+
+
 class _Manifest(BaseModel):
     """series.toml. `on`: a folder, relative to this one."""
 
@@ -91,7 +95,9 @@ class _Manifest(BaseModel):
     kernel: str | None = None
     title: str | None = None
     description: str = ""
-    config: dict[str, str | bool | int] = {}
+    config: _Symbols = {}
+    configurations: dict[str, _Symbols] = {}
+    checkpatch: dict[str, str] = {}
     on: str | None = None
 
 
@@ -100,7 +106,8 @@ class Series:
     """Ordered patches on one kernel. `config`: symbols (``CONFIG_X``) to set once the patches define them.
 
     on: the series underneath, which is always applied whole. kernel: None when series.toml does not say.
-    whole: False for a prefix that is not all of it.
+    whole: False for a prefix that is not all of it. configurations: by name, symbols of other values with which it
+    must build as well. checkpatch: why remarks of checkpatch that contain a text are no mistakes.
     """
 
     name: str
@@ -112,6 +119,8 @@ class Series:
     on: Series | None = None
     description: str = ""
     whole: bool = True
+    configurations: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    checkpatch: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path, *, may_be_empty: bool = False) -> Series:
@@ -211,9 +220,14 @@ def _load(folder: Path, above: tuple[Path, ...], *, may_be_empty: bool = False) 
         title=manifest.title or name,
         path=folder,
         patches=patches,
-        config=_symbols(manifest, folder),
+        config=_symbols(manifest.config, "config", folder),
         on=on,
         description=manifest.description,
+        configurations={
+            name: _symbols(symbols, f"configurations: {name}", folder)
+            for name, symbols in manifest.configurations.items()
+        },
+        checkpatch=manifest.checkpatch,
     )
 
 
@@ -230,11 +244,11 @@ def _manifest(folder: Path) -> _Manifest:
         raise UserError(f"{file}: {error}") from error
 
 
-def _symbols(manifest: _Manifest, folder: Path) -> dict[str, str]:
+def _symbols(given: _Symbols, key: str, folder: Path) -> dict[str, str]:
     symbols = {}
-    for name, value in manifest.config.items():
+    for name, value in given.items():
         if not re.match(_SYMBOL, name):
-            raise UserError(f"{folder / 'series.toml'}: config: {name!r} is not like CONFIG_DM_IOBAND")
+            raise UserError(f"{folder / 'series.toml'}: {key}: {name!r} is not like CONFIG_DM_IOBAND")
         symbols[name] = ("y" if value else "n") if isinstance(value, bool) else str(value)
     return symbols
 
@@ -311,7 +325,16 @@ def _parse(name: str, data: bytes) -> Patch | None:
         subject=_TAGS.sub("", _header(mail, "Subject")) or first_line,
         author=_header(mail, "From"),
         diff=_SIGNATURE.sub(b"", body[start.start() :]),
+        description=_description(mail, said),
     )
+
+
+def _description(mail: email.message.Message, said: str) -> bytes:
+    """The mail's headers for people and what its text says, in UTF-8, however they were encoded."""
+    headers = "".join(
+        f"{name}: {_header(mail, name)}\n" for name in ("From", "Date", "Subject") if name in mail
+    )
+    return f"{headers}\n{said}".encode()
 
 
 def _header(mail: email.message.Message, name: str) -> str:

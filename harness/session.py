@@ -21,6 +21,7 @@ from harness.record import (
     SkipRecord,
 )
 from harness.series import Series
+from harness.source import KernelSpec, Tree
 from harness.store import Store
 from harness.testbed import Testbed
 
@@ -69,15 +70,21 @@ class Session:
 
 def describe(recorder: Recorder, made: Testbed) -> None:
     """Record what is under test."""
+    describe_sources(recorder, made.spec, made.tree, made.series)
     recorder.update(
-        kernel=KernelRecord(
-            name=made.spec.name, version=made.tree.version, tree=made.tree.id, origin=made.tree.origin
-        ),
-        series=_series_record(made.series),
         builds=[testbed.build_record(made.build), testbed.build_record(made.compat)],
         image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
         choice=f"Kernel {made.spec.name} and the series in {made.series.path}. "
         f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
+    )
+
+
+def describe_sources(recorder: Recorder, spec: KernelSpec, tree: Tree, series: Series) -> None:
+    """Record the kernel and the series."""
+    recorder.update(
+        kernel=KernelRecord(name=spec.name, version=tree.version, tree=tree.id, origin=tree.origin),
+        series=_series_record(series),
+        choice=f"Kernel {spec.name} and the series in {series.path}.",
     )
 
 

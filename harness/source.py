@@ -85,7 +85,8 @@ class KernelSpec(_Strict):
     """A base kernel: all of `kernel/<name>/`. File names are absolute once loaded.
 
     append: words for every kernel command line. smp_append: for those with more than one CPU. slowdown: by what
-    factor a flavour is slower than `perf`, where it is: deadlines scale with it.
+    factor a flavour is slower than `perf`, where it is: deadlines scale with it. checkpatch: options for the tree's
+    own.
     """
 
     name: str
@@ -98,6 +99,7 @@ class KernelSpec(_Strict):
     append: str
     smp_append: str = ""
     make_variables: dict[str, str] = {}
+    checkpatch: tuple[str, ...] = ()
     flavours: dict[str, tuple[Path, ...]]
     slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}
     series_fragments: tuple[Path, ...] = ()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import accelerator, kbuild, project, source, userland
-from harness import validate as validation
 from harness.accelerator import Choice, Wanted
 from harness.errors import HarnessError, UserError
 from harness.guest import Guest
 from harness.host import Compiler, compiler
 from harness.kbuild import Build, BuildSpec
 from harness.keys import RunKeys
-from harness.machine import BOOT_SECONDS, INIT, Disk, Machine, MachineSpec
+from harness.machine import Disk, Machine, MachineSpec
 from harness.progress import Progress
 from harness.record import BuildRecord
 from harness.scenario import Clock
@@ -24,7 +23,6 @@ from harness.series import Series
 from harness.source import KernelSpec, Tree
 from harness.store import Store
 from harness.userland import Image, ImageFile
-from harness.validate import Validation
 
 MEMORY_MB = 256
 FLAVOUR = "perf"
@@ -205,21 +203,10 @@ def build_prefix(
     store: Store, kernel: str, series: Path | None, prefix: int | None, progress: Progress
 ) -> Build:
     """Build a kernel with the first ``prefix`` patches of a series; None: with all. Raises as ``prepare`` does."""
-    spec = kernel_spec(kernel)
-    chosen = Series.load(series_folder(kernel, series))
-    if prefix is not None and prefix > len(chosen.patches):
-        raise UserError(
-            f"the series has {len(chosen.patches)} patches, not {prefix}", hint="name a smaller prefix"
-        )
-    under_test = None if prefix == 0 else chosen if prefix is None else chosen.prefix(prefix)
-    tree = source.obtain(store, spec, progress)
-    wanted = BuildSpec(
-        kernel=spec,
-        tree=tree,
-        series=under_test,
-        flavour=FLAVOUR,
-        compiler=compiler(None, spec.compilers),
-    )
+    wanted = whole(store, kernel, series, progress)
+    if prefix is not None:
+        assert wanted.series is not None, "a series is what `whole` is about"
+        wanted = replace(wanted, series=wanted.series.prefix(prefix) if prefix else None)
     return kbuild.build(store, wanted, progress)
 
 
@@ -260,32 +247,13 @@ def prepare(
     )
 
 
-def validate(store: Store, kernel: str, series: Path | None, progress: Progress) -> Validation:
-    """Build and boot every prefix of a series; what each patch brought. Raises as ``prepare`` does."""
+def whole(store: Store, kernel: str, series: Path | None, progress: Progress) -> BuildSpec:
+    """A kernel with all of a series, not built yet. Raises as ``prepare`` does."""
     spec = kernel_spec(kernel)
-    under_test = Series.load(series_folder(kernel, series))
-    wanted = BuildSpec(
+    return BuildSpec(
         kernel=spec,
+        series=Series.load(series_folder(kernel, series)),
         tree=source.obtain(store, spec, progress),
-        series=under_test,
         flavour=FLAVOUR,
         compiler=compiler(None, spec.compilers),
     )
-    image = userland.image(store, progress)
-
-    folder = project.new_run_folder()
-
-    def boot(build: Build) -> None:
-        tcg = accelerator.choose(store, "tcg", build.bzimage, image.path)
-        machine_spec = MachineSpec(
-            kernel=build.bzimage,
-            vmlinux=build.vmlinux,
-            initrd=image.path,
-            append=spec.append,
-            memory_mb=MEMORY_MB,
-            slowdown=tcg.slowdown,
-        )
-        with Machine(machine_spec, folder / build.key[:12]) as machine:
-            machine.console.wait(INIT, BOOT_SECONDS * machine.slowdown)
-
-    return validation.validate(store, wanted, progress, boot=boot)

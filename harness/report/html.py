@@ -66,6 +66,7 @@ def render(run: Run, folder: Path, beside: Beside | None = None) -> str:
         code=code,
         command=shlex.join,
         moment=_moment,
+        complaints=summary.complaints,
         telling=summary.telling,
         guest_test=lambda nodeid: nodeid.removeprefix("tests/guest/"),
     )

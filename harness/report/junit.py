@@ -11,8 +11,9 @@ from junitparser.xunit2 import TestCase, TestSuite
 from harness.mutant import MutantRecord
 from harness.record import ControlRecord, Run, ScenarioRecord, TestRecord
 from harness.report import conformance
-from harness.report.summary import headline, percent, shown
+from harness.report.summary import complaints, headline, percent, shown
 from harness.shares import ShareVerdict, Verdict, bounds_text, number
+from harness.validation import Result
 
 
 def render(run: Run) -> str:
@@ -46,6 +47,11 @@ def render(run: Run) -> str:
         for mutant in run.mutants:
             mutants.add_testcase(_mutant_case(mutant))
         xml.add_testsuite(mutants)
+    if run.validation:
+        patches = _suite(run, "patches")
+        for result in run.validation.results:
+            patches.add_testcase(_patch_case(result))
+        xml.add_testsuite(patches)
     if run.deaths or run.error:
         xml.add_testsuite(_trouble(run))
     xml.update_statistics()
@@ -129,6 +135,16 @@ def _mutant_case(mutant: MutantRecord) -> Any:
         case.result = [
             Failure(shown(f"{mutant.mistake}: {mutant.outcome} {mutant.how}".rstrip()), mutant.outcome)
         ]
+    return case
+
+
+def _patch_case(result: Result) -> Any:
+    """A patch, or a configuration, passes when there is nothing to mend."""
+    case = TestCase(result.name, "patches", result.seconds)
+    if not result.ok:
+        failure = Failure(shown(next(iter(complaints(result)), "")).partition("\n")[0], "mend")
+        failure.text = shown("\n".join(complaints(result)))
+        case.result = [failure]
     return case
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from harness.record import ControlRecord, GroupRecord, Run, RunVerdict, ScenarioRecord, verdict
 from harness.shares import FigureVerdict, GroupShare, Sample, Verdict, bounds_text, number
 from harness.throughput import Conservation
+from harness.validation import PatchResult, Result
 
 SYMBOLS = {
     "pass": "\N{CHECK MARK}",
@@ -161,6 +162,19 @@ def largest_deviation(run: Run) -> tuple[ScenarioRecord, GroupShare] | None:
     return max(judged, key=lambda pair: abs(pair[1].mean - pair[1].target), default=None)
 
 
+def complaints(result: Result) -> list[str]:
+    """What is to be mended about a patch or a configuration, and what is accepted with its reason; a line each, but for
+    what a compiler said when it failed.
+    """
+    lines = [result.error] if result.error else []
+    for w in result.new_warnings:
+        lines.append(f"{w.file}:{w.line}: {w.text}{f' [{w.flag}]' if w.flag else ''}")
+    for r in result.remarks if isinstance(result, PatchResult) else ():
+        why = f" (accepted: {r.accepted})" if r.accepted else ""
+        lines.append(f"checkpatch: line {r.line}: {r.kind}: {r.text}{why}")
+    return lines
+
+
 def failed_tests(run: Run) -> list[str]:
     return [t.nodeid for t in run.tests if t.outcome in ("failed", "error")]
 
@@ -196,6 +210,15 @@ def _pass_text(run: Run) -> str:
     goals = [f for f in run.figures if f.goal is not None]
     if goals:
         parts.append(f"All {count(len(goals), 'goal')} are met")
+    if run.validation:
+        patches, others = len(run.validation.patches), len(run.validation.configurations)
+        parts.append(
+            f"All {patches} prefixes build and boot, with nothing to mend"
+            if patches > 1
+            else "The patch builds and boots, with nothing to mend"
+        )
+        if others:
+            parts[-1] += f"; so does the whole in {count(others, 'other configuration')}"
     passed = sum(t.outcome == "passed" for t in run.tests)
     if passed:
         parts.append(f"{count(passed, 'test')} passed")
@@ -221,6 +244,11 @@ def _fail_text(run: Run) -> str:
     if missed:
         goals = sum(f.goal is not None for f in run.figures)
         parts.append(f"{len(missed)} of {count(goals, 'goal')} missed: {_names(missed)}")
+    if run.validation:
+        wrong = [r.name for r in run.validation.results if not r.ok]
+        if wrong:
+            what = f"{len(wrong)} of {len(run.validation.results)} patches and configurations"
+            parts.append(f"{what} are not as they should be: {_names(wrong)}")
     if run.error:
         parts.append(run.error.message)
     return "; ".join(parts) + "."

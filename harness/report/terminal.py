@@ -17,6 +17,7 @@ from harness.report import columns, conformance
 from harness.report.summary import (
     SYMBOLS,
     WORDS,
+    complaints,
     controls,
     count,
     duration,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from harness.figure import Figure
     from harness.host import Check
     from harness.store import Entry
-    from harness.validate import Validation
+    from harness.validation import Validation
 
 _STYLES = {
     "pass": "bold green",
@@ -121,21 +122,25 @@ def cache(root: Path, entries: Sequence[Entry], console: Console | None = None) 
 
 
 def validation(result: Validation, console: Console | None = None) -> None:
-    """Each patch of a series: whether its prefix builds and boots, and the warnings that it brought."""
+    """Each patch of a series: whether its prefix builds and boots, the warnings that it brought, and what checkpatch
+    remarks on it; each configuration of the whole.
+    """
     out = console or _console()
-    rows = [[_text(heading, "dim") for heading in ("", "patch", "new warnings", "seconds")]]
+    rows = [[_text(heading, "dim") for heading in ("", "patch", "warnings", "remarks", "seconds")]]
     for patch in result.patches:
-        sign = _text("ok" if patch.ok else "FAIL", _STYLES["pass" if patch.ok else "fail"])
-        rows.append([sign, *map(_text, (patch.name, str(len(patch.new_warnings)), f"{patch.seconds:.1f}"))])
-    columns.show(out, rows, fold=1, right=(2, 3))
-    for patch in result.patches:
-        if patch.error:
-            _say(out, _text(f"{patch.name}: {patch.error}"))
-        for warning in patch.new_warnings:
-            where = f"{patch.name}: {warning.file}:{warning.line}"
-            _say(out, _text(f"{where}: {warning.text} [{warning.flag}]"))
-    good = sum(patch.ok for patch in result.patches)
-    _say(out, _text(f"{good} of {len(result.patches)} prefixes build and boot without a new warning"))
+        counts = (str(len(patch.new_warnings)), str(len(patch.remarks)), f"{patch.seconds:.1f}")
+        rows.append([_ok(patch.ok), *map(_text, (patch.name, *counts))])
+    for other in result.configurations:
+        counts = (str(len(other.new_warnings)), "", f"{other.seconds:.1f}")
+        rows.append([_ok(other.ok), *map(_text, (f"configuration {other.name}", *counts))])
+    columns.show(out, rows, fold=1, right=(2, 3, 4))
+    for found in result.results:
+        for line in complaints(found):
+            _say(out, _text(f"{found.name}: {line}"))
+
+
+def _ok(good: bool) -> Text:
+    return _text("ok" if good else "FAIL", _STYLES["pass" if good else "fail"])
 
 
 def _console() -> Console:

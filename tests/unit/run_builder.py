@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from harness.contract import ConformanceRecord, RowOutcome, RowResult
+from harness.diagnostics import Warning
 from harness.record import (
     BuildRecord,
     ControlRecord,
@@ -32,6 +33,7 @@ from harness.shares import (
     targets,
 )
 from harness.throughput import conservation, saturation
+from harness.validation import ConfigurationResult, PatchResult, Remark, RemarkKind, Validation
 
 START = datetime(2009, 9, 9, 9, 9, 9, tzinfo=UTC)
 WOBBLE = (0.0, 0.004, -0.003, 0.002, -0.001, 0.005, -0.004, 0.001, -0.002)
@@ -103,7 +105,10 @@ def scenario(
 
 
 def row(
-    name: str, *outcomes: tuple[str, RowOutcome], untested: str | None = None, seen: tuple[str, ...] = ("EINVAL",)
+    name: str,
+    *outcomes: tuple[str, RowOutcome],
+    untested: str | None = None,
+    seen: tuple[str, ...] = ("EINVAL",),
 ) -> ConformanceRecord:
     """A row of the contract; outcomes: (flavour, outcome) of its tests."""
     return ConformanceRecord(
@@ -308,4 +313,29 @@ def dying(folder: Path) -> Run:
         run.error = ErrorRecord(
             kind="panic", message="Kernel panic - not syncing: Fatal exception in interrupt", exit_code=5
         )
+    return finished(made)
+
+
+def validation(*, good: bool) -> Validation:
+    """Of two patches and a configuration."""
+    warning = Warning(file="a.c", line=7, flag="-Wunused", text="<x> is not used", normalised="a.c: x")
+    accepted = Remark(kind=RemarkKind.ERROR, line=3, text="Macros", accepted="it becomes a string")
+    every = {"key": "k", "new_warnings": (), "seconds": 2.0, "error": None}
+    patches = [
+        PatchResult(name="0001-a.patch", number=1, subject="md: a", ok=True, remarks=(accepted,), **every),  # type: ignore[arg-type]
+        PatchResult(name="0002-b.patch", number=2, subject="md: b", ok=True, remarks=(), **every),  # type: ignore[arg-type]
+    ]
+    other = ConfigurationResult(name="module", symbols={"CONFIG_DM_IOBAND": "m"}, ok=True, **every)  # type: ignore[arg-type]
+    if not good:
+        patches[1] = patches[1].model_copy(update={"ok": False, "new_warnings": (warning,)})
+        other = other.model_copy(update={"ok": False, "error": "it does not compile:\n  a.c: error"})
+    return Validation(base_warnings=1, patches=tuple(patches), configurations=(other,))
+
+
+def validated(folder: Path, *, good: bool = True) -> Run:
+    """A run of ``harness validate``."""
+    made = recorder(folder)
+    with made.change() as run:
+        run.scenarios, run.tests, run.conformance, run.machines, run.skipped = [], [], [], [], []
+        run.validation = validation(good=good)
     return finished(made)

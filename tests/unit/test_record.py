@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from harness import record
 from harness.errors import InfrastructureError, KernelPanic, MeasurementError, UserError
+from harness.figure import Figure
 from harness.record import (
     DeathRecord,
     ErrorRecord,
@@ -295,3 +296,13 @@ def test_a_naive_mistake_in_a_machine_is_refused() -> None:
         MachineRecord(
             id="m", role="r", argv="qemu -x", accel="tcg", clock="virtual", started=datetime.now(UTC)
         )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("good", "code"), [(True, 0), (False, 1)])
+def test_what_validating_found_decides(tmp_path: Path, good: bool, code: int) -> None:
+    assert exit_code(run_builder.validated(tmp_path, good=good)) == code
+
+
+def test_figures_alone_are_something(tmp_path: Path) -> None:
+    figure = Figure(about="a", what="b", value=1.0, unit="s", goal=2.0, how="once")
+    assert exit_code(finished(tmp_path, scenarios=[], tests=[], figures=[figure])) == 0

@@ -79,3 +79,12 @@ def test_the_report_shows_them_as_not_its_own_and_keeps_its_verdict(tmp_path: Pa
     assert "<title>PASS" in page
     own = report.write_all(tmp_path / "other").html.read_text()
     assert "Not of this run" not in own and "a is forgotten" in own and "<title>FAIL" in own
+
+
+def test_what_validating_found_is_found_too(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path / "mine")
+    validated = run_builder.validated(tmp_path / "validated")
+    found = beside.find(run, tmp_path / "mine")
+    assert found.validation == validated.validation
+    assert list(found.validation_runs) == ["validated"]
+    assert "Patches" in report.write_all(tmp_path / "mine").html.read_text()

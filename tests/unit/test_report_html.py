@@ -273,3 +273,14 @@ def test_scenarios_that_did_not_begin_are_named_and_no_more(tmp_path: Path) -> N
     assert f"Not judged: {run.scenarios[1].name} ." in page.text
     assert run.scenarios[1].command not in page.text and run.scenarios[2].command in page.text
     assert [x for x in page.links if x[1:] not in page.ids] == []
+
+
+def test_patches_with_what_is_to_be_mended_and_what_is_accepted(tmp_path: Path) -> None:
+    made = make(lambda folder: run_builder.validated(folder, good=False), tmp_path)
+    assert "FAIL" in made.page.text
+    assert (
+        "2 of 3 patches and configurations are not as they should be: 0002-b.patch, module." in made.page.text
+    )
+    assert "a.c:7: <x> is not used [-Wunused]" in made.page.text
+    assert "checkpatch: line 3: ERROR: Macros (accepted: it becomes a string)" in made.page.text
+    assert "it does not compile" in made.page.text

@@ -68,3 +68,13 @@ def test_guest_text_cannot_break_the_file(tmp_path: Path) -> None:
     found = cases(junit.render(run_builder.finished(made)))
     (error,) = found["run/run finishes"].result
     assert error.message == "]]>\N{SYMBOL FOR NULL}\N{SYMBOL FOR ESCAPE}<U+FFFF> <x>"
+
+
+def test_patches_and_configurations_are_cases(tmp_path: Path) -> None:
+    found = cases(junit.render(run_builder.validated(tmp_path, good=False)))
+    assert not found["patches/0001-a.patch"].result
+    (mend,) = found["patches/0002-b.patch"].result
+    assert mend.message == "a.c:7: <x> is not used [-Wunused]"
+    (mend,) = found["patches/module"].result
+    assert mend.message == "it does not compile:"
+    assert "a.c: error" in mend.text

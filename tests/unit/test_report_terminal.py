@@ -224,3 +224,11 @@ def test_the_cache_lists_the_last_used_first_and_the_sum(tmp_path: Path) -> None
     assert lines[1].startswith("image")
     assert "2 h 0" in lines[2]
     assert lines[3] == f"2 entries, 7 MB in {tmp_path}"
+
+
+def test_validation_has_a_line_for_each_patch_and_says_what_to_mend() -> None:
+    out, text = screen(log=True)
+    terminal.validation(run_builder.validation(good=False), out)
+    lines = text.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["ok", "FAIL", "FAIL"]
+    assert "0002-b.patch: a.c:7: <x> is not used [-Wunused]" in lines
