@@ -325,15 +325,15 @@ def _parse(name: str, data: bytes) -> Patch | None:
         subject=_TAGS.sub("", _header(mail, "Subject")) or first_line,
         author=_header(mail, "From"),
         diff=_SIGNATURE.sub(b"", body[start.start() :]),
-        description=_description(mail, said),
+        description=_description(data, mail, said),
     )
 
 
-def _description(mail: email.message.Message, said: str) -> bytes:
-    """The mail's headers for people and what its text says, in UTF-8, however they were encoded."""
-    headers = "".join(
-        f"{name}: {_header(mail, name)}\n" for name in ("From", "Date", "Subject") if name in mail
-    )
+def _description(data: bytes, mail: email.message.Message, said: str) -> bytes:
+    """What stands before the diff, as it came; of a mail that is encoded, the headers for people and the text."""
+    if start := _DIFF_START.search(data):
+        return data[: start.start()]
+    headers = "".join(f"{name}: {_header(mail, name)}\n" for name in ("From", "Date", "Subject") if name in mail)
     return f"{headers}\n{said}".encode()
 
 
