@@ -28,9 +28,11 @@ from harness.store import Store
 # The Debian package that brings each tool.
 PACKAGES = {
     "addr2line": "binutils",
+    "apt-get": "apt",
     "ar": "binutils",
     "bzip2": "bzip2",
     "ccache": "ccache",
+    "dpkg-deb": "dpkg",
     "g++": "g++",
     "gcc": "gcc",
     "git": "git",

@@ -206,12 +206,7 @@ def build_prefix(
 ) -> Build:
     """Build a kernel with the first ``prefix`` patches of a series; None: with all. Raises as ``prepare`` does."""
     spec = kernel_spec(kernel)
-    chosen = Series.load(series_folder(kernel, series))
-    if prefix is not None and prefix > len(chosen.patches):
-        raise UserError(
-            f"the series has {len(chosen.patches)} patches, not {prefix}", hint="name a smaller prefix"
-        )
-    under_test = None if prefix == 0 else chosen if prefix is None else chosen.prefix(prefix)
+    under_test = None if prefix == 0 else _first(Series.load(series_folder(kernel, series)), prefix)
     tree = source.obtain(store, spec, progress)
     wanted = BuildSpec(
         kernel=spec,
@@ -221,6 +216,16 @@ def build_prefix(
         compiler=compiler(None, spec.compilers),
     )
     return kbuild.build(store, wanted, progress)
+
+
+def _first(series: Series, prefix: int | None) -> Series:
+    if prefix is None:
+        return series
+    if prefix > len(series.patches):
+        raise UserError(
+            f"the series has {len(series.patches)} patches, not {prefix}", hint="name a smaller prefix"
+        )
+    return series.prefix(prefix)
 
 
 def prepare(
