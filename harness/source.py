@@ -65,7 +65,7 @@ class VirtualDisk(_Strict):
     """The disk simulated inside the guest, for the virtual clock.
 
     append: the kernel's command line, with places for ``parameters`` (str.format), whose usual values these are:
-    size_mb, partitions, delay_ms, virtual_gb.
+    size_mb, partitions, delay_ms, virtual_gb; and depth, how many I/Os it serves at a time, where it can be told.
     """
 
     module: str
@@ -76,6 +76,19 @@ class VirtualDisk(_Strict):
     def command_line(self, parameters: Mapping[str, int]) -> str:
         """What to append, with these parameters instead of the usual ones."""
         return self.append.format_map({**self.parameters, **parameters})
+
+
+class Schedulers(_Strict):
+    """The I/O schedulers that scenarios ask for, as this kernel calls them, or what comes closest to them.
+
+    queueing: instead of noop where a scenario asks for more requests than the disk serves at a time, if noop itself
+    has no more.
+    """
+
+    noop: str = "noop"
+    deadline: str = "deadline"
+    cfq: str = "cfq"
+    queueing: str | None = None
 
 
 class KernelSpec(_Strict):
@@ -98,6 +111,7 @@ class KernelSpec(_Strict):
     flavours: dict[str, tuple[Path, ...]]
     slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}
     series_fragments: tuple[Path, ...] = ()
+    schedulers: Schedulers = Schedulers()
     virtual_disk: VirtualDisk
     git: GitName | None = None
     tarballs: tuple[Tarball, ...] = ()
