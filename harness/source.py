@@ -94,12 +94,15 @@ class Schedulers(_Strict):
 class KernelSpec(_Strict):
     """A base kernel: all of `kernel/<name>/`. File names are absolute once loaded.
 
+    preference: where nobody names a kernel, the one with the least number whose source is to be had is taken.
     append: words for every kernel command line. smp_append: for those with more than one CPU. slowdown: by what
-    factor a flavour is slower than `perf`, where it is: deadlines scale with it.
+    factor a flavour is slower than `perf`, where it is: deadlines scale with it. lacks: what other base kernels have
+    and this one has not, and why; tests that need it are skipped.
     """
 
     name: str
     folder: Path
+    preference: int = 100
     version: str = Field(pattern=r"^\d+(\.\d+)+$")
     arch: str
     image: str
@@ -112,6 +115,7 @@ class KernelSpec(_Strict):
     slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}
     series_fragments: tuple[Path, ...] = ()
     schedulers: Schedulers = Schedulers()
+    lacks: dict[str, str] = {}
     virtual_disk: VirtualDisk
     git: GitName | None = None
     tarballs: tuple[Tarball, ...] = ()
@@ -163,6 +167,10 @@ class KernelSpec(_Strict):
 
 
 # ---- trees
+
+
+class NoSource(InfrastructureError):
+    """No place has a kernel's source."""
 
 
 class Tree(BaseModel):
@@ -224,8 +232,8 @@ def obtain(store: Store, spec: KernelSpec, progress: Progress) -> Tree:
     """The tree at hand, else upstream's tarball from the network, else the distribution's package.
 
     Raises:
-        InfrastructureError: no source is to be had; names every place tried, why each failed, and what to do.
-            The disk is full.
+        NoSource: it is not to be had; names every place tried, why each failed, and what to do.
+        InfrastructureError: the disk is full.
     """
     tree = at_hand(store, spec)
     if tree is not None:
@@ -278,7 +286,7 @@ def _from_distribution(store: Store, spec: KernelSpec, wanted: PackageName, prog
     return tree
 
 
-def _no_source(spec: KernelSpec, failures: list[str], log: Path | None) -> InfrastructureError:
+def _no_source(spec: KernelSpec, failures: list[str], log: Path | None) -> NoSource:
     tried = "\n".join(f"  {failure}" for failure in failures)
     tag = f"@{spec.git.tag}" if spec.git else "[@REV]"
     file = spec.tarballs[0].name if spec.tarballs else f"linux-{spec.version}.tar.xz"
@@ -289,7 +297,7 @@ def _no_source(spec: KernelSpec, failures: list[str], log: Path | None) -> Infra
     ]
     if spec.package is not None:
         ways.append(f"  harness kernel add {spec.name} /path/to/{spec.package.name}_VERSION_all.deb")
-    return InfrastructureError(
+    return NoSource(
         f"no source of kernel {spec.name}; tried:\n{tried}",
         hint="supply it in one of these ways:\n" + "\n".join(ways),
         log=log,
