@@ -61,6 +61,7 @@ def _to_be_had(store: Store, preferred: Sequence[KernelSpec], progress: Progress
             source.obtain(store, spec, progress)
         except NoSource as error:
             failures.append(error)
+            progress.say(f"kernel {spec.name}: its source is not to be had")
             continue
         had = "its source is at hand" if known else "its source was to be had"
         return Pick(spec.name, _reason(had, preferred, spec, "was not to be had"))
