@@ -1,7 +1,9 @@
 # The two commands: `make boot-test` and `make test`. Each does its own set-up the first time.
-KERNEL ?= 2.6.31
+# KERNEL and SERIES may be left out: the harness takes the first kernel whose source is to be had, and that kernel's series.
+KERNEL ?=
+SERIES ?=
 ROUNDS ?= 20
-SERIES ?= patches/ioband-$(KERNEL)
+CHOSEN := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(SERIES),--series $(SERIES))
 HARNESS := .venv/bin/harness
 
 .DELETE_ON_ERROR:
@@ -19,7 +21,7 @@ help:
 	@echo 'make clean      remove runs/ and .venv/ (the cache stays: harness cache --help)'
 
 boot-test: .venv/ready
-	@$(HARNESS) test --kernel $(KERNEL) --series $(SERIES) tests/guest/test_scenarios.py -m core
+	@$(HARNESS) test $(CHOSEN) tests/guest/test_scenarios.py -m core
 
 test: .venv/ready
 	@$(HARNESS) test --workers 0 --at-hand tests/unit tests/guest
@@ -28,13 +30,13 @@ unit: .venv/ready
 	@.venv/bin/pytest tests/unit
 
 bench: .venv/ready
-	@$(HARNESS) bench --kernel $(KERNEL) --series $(SERIES)
+	@$(HARNESS) bench $(CHOSEN)
 
 mutants: .venv/ready
 	@$(HARNESS) mutants
 
 soak: .venv/ready
-	@$(HARNESS) soak $(ROUNDS) --kernel $(KERNEL) --series $(SERIES)
+	@$(HARNESS) soak $(ROUNDS) $(CHOSEN)
 
 lint: .venv/ready
 	@.venv/bin/ruff check harness tests

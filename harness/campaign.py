@@ -239,21 +239,20 @@ class Campaign:
 
     def _measure_saturation(self, scenario: Scenario, load: Load, number: int) -> Saturation:
         key = RunKey("saturation", f"{scenario.clock}-{scenario.scheduler}-{load.rw}-{load.bs}", number)
-        files = script.compile_saturation(scenario, load, self._disk(scenario))
+        files = script.compile_saturation(scenario, load, script.guest_disk(scenario, self.testbed.spec))
         results = self._execute(key, scenario, self.testbed.compat, files, "saturation")
         return throughput.saturation(outcome.saturation_points(results))
 
     def _run(self, key: RunKey, scenario: Scenario, control: Control | None) -> outcome.Outcome:
-        files = script.compile_scenario(scenario, control, key.seed, self._disk(scenario))
+        files = script.compile_scenario(
+            scenario, control, key.seed, script.guest_disk(scenario, self.testbed.spec)
+        )
         controlled = control is None or control.kind != "compat"
         build = self.testbed.build if controlled else self.testbed.compat
         results = self._execute(
             key, scenario, build, files, key.role if control is None else f"control {key.role}"
         )
         return outcome.parse(scenario, controlled, results)
-
-    def _disk(self, scenario: Scenario) -> str:
-        return self.testbed.spec.virtual_disk.device if scenario.clock == "virtual" else "/dev/vda"
 
     def _execute(
         self, key: RunKey, scenario: Scenario, build: Build, files: dict[str, bytes], role: str
@@ -272,13 +271,12 @@ class Campaign:
         disks = (
             () if virtual else (Disk(name="disk", size_mb=scenario.disk.size_mb, iops=scenario.disk.iops),)
         )
-        shape = scenario.disk.model_dump(include={"size_mb", "partitions", "delay_ms", "virtual_gb"})
         machine_spec = self.testbed.machine_spec(
             build,
             initrd,
             clock=scenario.clock,
             disks=disks,
-            virtual_disk=shape,
+            virtual_disk=script.virtual_disk(scenario, self.testbed.spec),
             memory_mb=scenario.memory_mb,
         )
         memory: str | None = None

@@ -162,7 +162,13 @@ def test(
     selection: Annotated[
         list[str] | None, typer.Argument(help="Anything pytest takes: files, -k, -m, -x ...")
     ] = None,
-    kernel: KernelOption = DEFAULT_KERNEL,
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            "--kernel",
+            help="Base kernel: a folder of kernel/. Else the series' own, or the first whose source is to be had.",
+        ),
+    ] = None,
     series: SeriesOption = None,
     at_hand: Annotated[
         bool,

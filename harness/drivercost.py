@@ -187,6 +187,7 @@ def _run(bed: Testbed, recorder: Recorder) -> str:
         count=COUNT,
         disks=(QUEUED, BARE),
         queued=QUEUED,
+        scheduler=bed.spec.schedulers.noop,
         group_counts=GROUP_COUNTS,
         depths=DEPTHS,
         results=RESULTS,

@@ -28,9 +28,11 @@ from harness.store import Store
 # The Debian package that brings each tool.
 PACKAGES = {
     "addr2line": "binutils",
+    "apt-get": "apt",
     "ar": "binutils",
     "bzip2": "bzip2",
     "ccache": "ccache",
+    "dpkg-deb": "dpkg",
     "g++": "g++",
     "gcc": "gcc",
     "git": "git",
@@ -230,7 +232,9 @@ def command_failed(
     words: Sequence[str], code: int, output: str, log: Path | None = None
 ) -> InfrastructureError:
     """The error for a host command that ended with `code` (negative: the signal that killed it)."""
-    tail = output.strip().splitlines()[-_TAIL_LINES:]
+    lines = output.strip().splitlines()
+    # cp says it of every file that it still tries.
+    tail = [line for line in lines if _TMP_FULL in line][:1] or lines[-_TAIL_LINES:]
     ended = f"exited with {code}" if code >= 0 else f"was killed by signal {signal.Signals(-code).name}"
     said = "\n  ".join(tail) if tail else "it printed nothing"
     hint = "free some space, or `harness cache prune`" if _TMP_FULL in output else None
@@ -318,8 +322,8 @@ _NEEDED = {
     "addr2line": "decoded traces",
 }
 _OPTIONAL = {"ccache": "a second build of the same files takes seconds"}
-# A kernel tree (350 MB), its build (600 MB) and the cache entries, with room to spare.
-_DISK_WANTED = 4 << 30
+# A kernel tree (6.1: 1.3 GB), its build (2.4 GB) and the cache entries, with room to spare.
+_DISK_WANTED = 6 << 30
 
 
 def doctor(store: Store | None = None) -> list[Check]:

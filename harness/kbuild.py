@@ -34,10 +34,19 @@ RECIPE = "1"
 # Objects that a build has, roughly, when none was built here before.
 _USUAL_STEPS = 1100
 _NEEDED = ("make", "perl", "gzip", "ld", "nm", "git")
-# Bytes that a tree takes while it is built, with debug information (2.6.31: 0.6e9).
-WORK_SIZE = 1 << 30
+# Bytes that a tree takes while it is built, with debug information (2.6.31: 0.6e9, 6.1: 1.6e9).
+WORK_SIZE = 3 << 29
 # Architectures whose folder below arch/ has another name.
 SOURCE_ARCH = {"x86_64": "x86", "i386": "x86"}
+# Tools by the names that Kconfig files have for them.
+_KCONFIG_TOOLS = {
+    "LD": "ld",
+    "NM": "nm",
+    "OBJCOPY": "objcopy",
+    "PAHOLE": "pahole",
+    "RUSTC": "rustc",
+    "BINDGEN": "bindgen",
+}
 # Of the caller's environment the build sees nothing else: MAKEFLAGS, CROSS_COMPILE, V ... stay out.
 _KEPT = {"PATH", "HOME", "TMPDIR"}
 # Who built it, when and where is the same for everybody: 2.6.31 was released on that day.
@@ -263,7 +272,10 @@ class Job:
         shutil.move(self.log, folder / "build.log")
 
     def patched_copy(self, tree: Path) -> None:
-        """The tree without the architectures that are neither built nor patched: two fifths of its files."""
+        """The tree without the architectures that are neither built nor patched: two fifths of its files in 2.6.31.
+
+        Of those only Kconfig files stay that others read in, whatever the architecture (crypto/Kconfig of 6.1).
+        """
         spec, pristine = self.spec, self.spec.tree.path
         series = [spec.compat, *([spec.series] if spec.series else [])]
         patched = {file for one in series for patch in one.all_patches() for file in patch.files}
@@ -274,6 +286,10 @@ class Job:
         host.run([*copy, tree, *(path for path in pristine.iterdir() if path.name != "arch")])
         arch = [path for path in (pristine / "arch").iterdir() if path.is_file() or path.name in wanted]
         host.run([*copy, tree / "arch", *arch])
+        while wanting := [n for n in kconfig.missing_sources(tree) if (pristine / n).is_file()]:
+            for name in wanting:
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(pristine / name, tree / name)
         for one in series:
             one.apply(tree, self.log)
 
@@ -323,19 +339,23 @@ class Job:
         result = host.run(words, cwd=tree, env=environment, log=self.log, check=False)
         if result.returncode != 0:
             raise self._failure(result.stdout, "cannot be configured")
-        arch = self.spec.kernel.arch
-        reader = KconfigReader(
-            tree,
-            self.spec.kernel.kconfig,
-            {
-                "ARCH": arch,
-                "SRCARCH": SOURCE_ARCH.get(arch, arch),
-                "KERNELVERSION": self.spec.tree.version,
-                "CC": self.spec.compiler.name,
-                "LD": "ld",
-            },
-        )
+        reader = KconfigReader(tree, self.spec.kernel.kconfig, self._kconfig_environment(environment))
         kconfig.require(requests, tree / ".config", reader)
+
+    def _kconfig_environment(self, environment: Mapping[str, str | None]) -> dict[str, str]:
+        """What the tree's Makefile would export for Kconfig files: the architecture, and the tools that they probe."""
+        spec = self.spec
+        arch = spec.kernel.arch
+        return {
+            **{name: value for name, value in environment.items() if value is not None},
+            **_KCONFIG_TOOLS,
+            "ARCH": arch,
+            "SRCARCH": SOURCE_ARCH.get(arch, arch),
+            "KERNELVERSION": spec.tree.version,
+            "CC": spec.compiler.name,
+            "HOSTCC": spec.compiler.name,
+            "CC_VERSION_TEXT": spec.compiler.version_line,
+        }
 
     def _require_defined(self, defined: set[str]) -> None:
         """A whole series must define every symbol that its series.toml asks for; a prefix need not yet."""
@@ -380,11 +400,9 @@ class Job:
         self.warnings = diagnostics.warnings(result.stdout.splitlines())
 
     def _expected_steps(self) -> int:
-        """As many as the last build had."""
-        for entry in self.store.entries():
-            if entry.kind == KIND:
-                return _load(self.store.path(entry), cached=True).steps
-        return _USUAL_STEPS
+        """As many as the last build of this kernel had."""
+        builds = (_load(self.store.path(e), cached=True) for e in self.store.entries() if e.kind == KIND)
+        return next((b.steps for b in builds if b.kernel_version == self.spec.tree.version), _USUAL_STEPS)
 
     def _describe(self, folder: Path) -> None:
         spec = self.spec

@@ -20,6 +20,14 @@ from harness.errors import UserError
 _SET = re.compile(r"^(CONFIG_\w+)=(y|m|n|-?\d+|0x[0-9a-fA-F]+|\".*\")$")
 _UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
 _DEFINITION = re.compile(r"^\s*(?:menu)?config\s+(\w+)", re.MULTILINE)
+_SOURCE = re.compile(r'^\s*(?:o|r|or)?source\s+"?([^"$\s]+)"?\s*$', re.MULTILINE)
+# What kconfiglib does not know, and how it knows it.
+_DIALECTS = (
+    # drivers/hwmon/Kconfig of 2.6.31 has a semicolon after a prompt; the kernel's parser let it pass.
+    (re.compile(r'";[ \t]*$', re.MULTILINE), '"'),
+    # Since 5.13 (kernel/module/Kconfig of 6.1) `option modules` has lost its first word.
+    (re.compile(r"^([ \t]+)modules$", re.MULTILINE), r"\1option modules"),
+)
 # How many symbols one error message is about.
 _SHOWN = 8
 
@@ -73,6 +81,17 @@ def defined_symbols(tree: Path) -> set[str]:
     return found
 
 
+def missing_sources(tree: Path) -> set[str]:
+    """Files that Kconfig files of the tree read in and that are not there; names relative to the tree.
+
+    Names with variables in them are an architecture's own, and left out.
+    """
+    named: set[str] = set()
+    for file in _kconfig_files(tree):
+        named.update(_SOURCE.findall(file.read_text(errors="replace")))
+    return {name for name in named if not (tree / name).exists()}
+
+
 def _kconfig_files(tree: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(tree):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -112,7 +131,7 @@ class KconfigReader:
     """Reads a tree's Kconfig files for one architecture.
 
     top: the root file, e.g. ``arch/x86/Kconfig``. environment: ``ARCH``, ``SRCARCH``, ``KERNELVERSION`` and
-    what else the files refer to.
+    what else the files refer to, as the build has it: since 4.18 they run the compiler to see what it can do.
     """
 
     tree: Path
@@ -134,14 +153,17 @@ class KconfigReader:
         return {symbol: list(_reasons(kconf, symbol.removeprefix("CONFIG_"))) for symbol in symbols}
 
     def _copy(self, folder: Path) -> None:
-        """The Kconfig files alone, without what the kernel's old parser let pass and kconfiglib does not.
-
-        drivers/hwmon/Kconfig of 2.6.31 has a semicolon after a prompt.
-        """
+        """The Kconfig files, in words that kconfiglib knows; and the scripts that they run."""
+        for script in (self.tree / "scripts").glob("*.sh"):
+            (folder / "scripts").mkdir(exist_ok=True)
+            (folder / "scripts" / script.name).symlink_to(script.absolute())
         for file in _kconfig_files(self.tree):
             copy = folder / file.relative_to(self.tree)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(re.sub(r'";[ \t]*$', '"', file.read_text(errors="replace"), flags=re.MULTILINE))
+            text = file.read_text(errors="replace")
+            for pattern, known in _DIALECTS:
+                text = pattern.sub(known, text)
+            copy.write_text(text)
 
 
 @contextmanager

@@ -129,8 +129,9 @@ def _pairs(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
-# T seconds; S name: status; B device and the eleven counters of its stat file (Documentation/iostats.txt).
-_LINE = re.compile(r"T \d+\.\d+|S [^ ]+: .*|B [^ ]+( +\d+){11}")
+# T seconds; S name: status; B device and the counters of its stat file (Documentation/iostats.txt): eleven, and since
+# 4.18 those of discards and flushes behind them.
+_LINE = re.compile(r"T \d+\.\d+|S [^ ]+: .*|B [^ ]+( +\d+){11,}")
 
 
 @dataclass

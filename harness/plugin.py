@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one kind of guest one after another, `perf` with one CPU first: none is booted twice.
 
     The rows of the contract that tests name must exist; last, when -k has deselected what it does.
@@ -42,9 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=kind)
     if not any(item.get_closest_marker("guest") for item in items):
         return
-    from harness import conformance
+    from harness import conformance, needs
 
     conformance.check(items)
+    plugin = config.stash.get(SESSION_PLUGIN, None)
+    if plugin is not None:
+        needs.skip_what_is_lacking(items, plugin.session.kernel)
 
 
 @pytest.fixture(scope="session")

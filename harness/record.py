@@ -69,12 +69,15 @@ class RunVerdict(StrEnum):
 
 
 class KernelRecord(_Strict):
-    """The base kernel. tree: sha256 of the tree's content. origin: where the tree came from, in words."""
+    """The base kernel. tree: sha256 of the tree's content. origin: where the tree came from, in words. why: it is this
+    kernel that was tested; "" in records from before that was told.
+    """
 
     name: str
     version: str
     tree: str
     origin: str
+    why: str = ""
 
 
 class PatchRecord(_Strict):

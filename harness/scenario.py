@@ -92,9 +92,9 @@ class Disk(_Strict):
 
     The rest is for the virtual clock's disk, which serves 16 I/Os at a time. delay_ms: how long each takes. partitions:
     equal ones. merges: whether the block layer may make one request of several I/Os. nr_requests: of its queue, 0 for
-    the kernel's default. one_at_a_time: a loop device in front, whose thread does one I/O after the other; for reads.
-    virtual_gb: how large it says it is, in GiB, if not size_mb: the same data again and again. A loop device keeps what
-    it has read, so that its disk must be larger than memory.
+    the kernel's default. one_at_a_time: it serves one I/O after the other, where need be by the thread of a loop device
+    in front; for reads. virtual_gb: how large it says it is, in GiB, if not size_mb: the same data again and again. A
+    loop device keeps what it has read, so that its disk must be larger than memory.
     """
 
     size_mb: Annotated[int, Field(ge=16, le=512)] = 64
@@ -194,7 +194,8 @@ class Control(_Strict):
 class Scenario(_Strict):
     """One scenario file. ``tolerance`` is half the width, as a share (0.03 = 3 points), of what counts as on target.
 
-    core: it belongs to the selection that `make boot-test` judges. contract: the rows of the conformance contract
+    core: it belongs to the selection that `make boot-test` judges. needs: what not every kernel has (`lacks` in
+    kernel.toml). contract: the rows of the conformance contract
     that its verdict answers. metric: what shares are shares of. own_partition: each group has an ioband device of its
     own, on a partition of its own. saturates: whether the groups together must fill the disk, without which shares say
     nothing. expected_failure: why the targets are *not* reached, as documented; reaching them is then a failure.
@@ -204,6 +205,7 @@ class Scenario(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
     core: bool = False
+    needs: tuple[str, ...] = ()
     contract: tuple[RowId, ...] = ()
     expected_failure: str | None = None
     published: str | None = None

@@ -14,6 +14,7 @@ import jinja2
 
 from harness import fio
 from harness.scenario import FIRST_UID, Control, Group, Load, Scenario
+from harness.source import KernelSpec
 
 SCRIPT = "/etc/harness/scenario"
 JOBS = "/etc/harness/jobs"
@@ -82,6 +83,49 @@ class _PhaseView:
     starts: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class GuestDisk:
+    """The machine's disk under one scenario. device: e.g. ``/dev/sda``. scheduler: by the kernel's name.
+
+    loop: it cannot be told to do one I/O at a time, so that a loop device in front has to.
+    """
+
+    device: str
+    scheduler: str = "noop"
+    loop: bool = False
+
+    @property
+    def path(self) -> str:
+        """What scenarios and the saturation run use."""
+        return "/dev/loop0" if self.loop else self.device
+
+    def partition(self, number: int) -> str:
+        """The name of a partition, the first is 1."""
+        return f"{self.device}{'p' if self.device[-1].isdigit() else ''}{number}"
+
+
+def guest_disk(scenario: Scenario, kernel: KernelSpec) -> GuestDisk:
+    """The disk of a scenario's machine with this kernel."""
+    if scenario.clock == "real":
+        device, loop = "/dev/vda", False
+    else:
+        device = kernel.virtual_disk.device
+        loop = scenario.disk.one_at_a_time and "depth" not in kernel.virtual_disk.parameters
+    names = kernel.schedulers
+    scheduler: str = getattr(names, scenario.scheduler)
+    if scenario.scheduler == "noop" and scenario.disk.nr_requests and names.queueing:
+        scheduler = names.queueing
+    return GuestDisk(device, scheduler, loop)
+
+
+def virtual_disk(scenario: Scenario, kernel: KernelSpec) -> dict[str, int]:
+    """Parameters of the virtual clock's disk (`source.VirtualDisk`) of a scenario's machine with this kernel."""
+    shape = scenario.disk.model_dump(include={"size_mb", "partitions", "delay_ms", "virtual_gb"})
+    if scenario.disk.one_at_a_time and "depth" in kernel.virtual_disk.parameters:
+        shape["depth"] = 1
+    return shape
+
+
 def device_of(scenario: Scenario, group: str, controlled: bool) -> str:
     """The dm device that a group's I/O goes to: one for all of a bandwidth domain, or one each (own partitions,
     uncontrolled baseline).
@@ -98,27 +142,22 @@ def fio_outputs(scenario: Scenario, group: str) -> list[str]:
     return [f"fio-{group}.json", *(f"fio-{group}-{i}.json" for i in later)]
 
 
-def disk_of(scenario: Scenario, disk: str) -> str:
-    """The block device that scenarios and the saturation run use, over the machine's disk."""
-    return "/dev/loop0" if scenario.disk.one_at_a_time else disk
-
-
-def _place(scenario: Scenario, group: str, disk: str) -> str:
+def _place(scenario: Scenario, group: str, disk: GuestDisk) -> str:
     """The block device below a group's dm device: the whole disk, or the partition of its device."""
     names = [g.name for g in scenario.group]
     domains = list(dict.fromkeys(scenario.parts.values()))
     if scenario.by == "partition" or scenario.own_partition:
-        return f"{disk}{names.index(group) + 1}"
+        return disk.partition(names.index(group) + 1)
     if len(domains) > 1:
-        return f"{disk}{domains.index(scenario.parts[group]) + 1}"
-    return disk_of(scenario, disk)
+        return disk.partition(domains.index(scenario.parts[group]) + 1)
+    return disk.path
 
 
 def _parameter(scenario: Scenario, weight: int, bandwidth: str) -> str:
     return bandwidth if scenario.ioband.policy == "range-bw" else str(weight)
 
 
-def _devices(scenario: Scenario, controlled: bool, one_share: bool, disk: str) -> list[_DeviceView]:
+def _devices(scenario: Scenario, controlled: bool, one_share: bool, disk: GuestDisk) -> list[_DeviceView]:
     found: dict[str, _DeviceView] = {}
     for group in scenario.group:
         name = device_of(scenario, group.name, controlled)
@@ -152,10 +191,12 @@ def render(name: str, **values: object) -> str:
     return _template(name).render(**values)
 
 
-def compile_scenario(scenario: Scenario, control: Control | None, seed: int, disk: str) -> dict[str, bytes]:
+def compile_scenario(
+    scenario: Scenario, control: Control | None, seed: int, disk: GuestDisk
+) -> dict[str, bytes]:
     """Files of one run, path in the guest -> content.
 
-    control: None for the scenario itself, with the series. disk: the block device, e.g. ``/dev/sda``.
+    control: None for the scenario itself, with the series. disk: as `guest_disk` has it.
     """
     controlled = control is None or control.kind != "compat"
     one_share = control is not None and control.kind == "one-share"
@@ -239,16 +280,16 @@ def _set_weight(scenario: Scenario, group: _GroupView, weight: int) -> str:
             return f"dmsetup message {group.device} 0 weight {weight}"
 
 
-def compile_saturation(scenario: Scenario, load: Load, disk: str) -> dict[str, bytes]:
+def compile_saturation(scenario: Scenario, load: Load, disk: GuestDisk) -> dict[str, bytes]:
     """Files of the run that measures the scenario's disk by itself, at ``DEPTHS``, with a load of it."""
     # What a loop device has read it has in memory: then each depth needs a part of the disk that is its own.
-    part = 100 // len(DEPTHS) if scenario.disk.one_at_a_time else None
+    part = 100 // len(DEPTHS) if disk.loop else None
     files = {
         f"{JOBS}/depth-{depth}.fio": fio.render(
             [
                 fio.Job(
                     name=f"depth-{depth}",
-                    filename=disk_of(scenario, disk),
+                    filename=disk.path,
                     size=f"{part}%" if part else None,
                     offset=f"{part * index}%" if part else None,
                     rw=load.rw,

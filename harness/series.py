@@ -333,7 +333,9 @@ def _description(data: bytes, mail: email.message.Message, said: str) -> bytes:
     """What stands before the diff, as it came; of a mail that is encoded, the headers for people and the text."""
     if start := _DIFF_START.search(data):
         return data[: start.start()]
-    headers = "".join(f"{name}: {_header(mail, name)}\n" for name in ("From", "Date", "Subject") if name in mail)
+    headers = "".join(
+        f"{name}: {_header(mail, name)}\n" for name in ("From", "Date", "Subject") if name in mail
+    )
     return f"{headers}\n{said}".encode()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import progress, project, record, scenario, source, testbed
+from harness import pick, progress, project, record, scenario, source, testbed
 from harness.accelerator import Wanted
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
@@ -41,9 +41,11 @@ class Session:
         accel: Wanted = "auto",
         *,
         again: bool = False,
+        why_kernel: str = "",
     ) -> None:
         self.recorder = recorder
         self.kernel = kernel
+        self.why_kernel = why_kernel
         self.series = series
         self.flavours = tuple(flavours)
         self.accel: Wanted = accel
@@ -65,31 +67,36 @@ class Session:
             report.say(f"skipped: the guest suite. {self.why_not}")
             return
         made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, self.accel)
-        describe(self.recorder, made)
+        describe(self.recorder, made, self.why_kernel)
 
 
-def describe(recorder: Recorder, made: Testbed) -> None:
-    """Record what is under test."""
-    describe_sources(recorder, made.spec, made.tree, made.series)
+def describe(recorder: Recorder, made: Testbed, why_kernel: str = "") -> None:
+    """Record what is under test. why_kernel: why it is this kernel, in words to go behind its name."""
+    because = f" ({why_kernel})" if why_kernel else ""
+    describe_sources(recorder, made.spec, made.tree, made.series, why_kernel)
     recorder.update(
         builds=[testbed.build_record(made.build), testbed.build_record(made.compat)],
         image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
-        choice=f"Kernel {made.spec.name} and the series in {made.series.path}. "
+        choice=f"Kernel {made.spec.name}{because} and the series in {made.series.path}. "
         f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
     )
 
 
-def describe_sources(recorder: Recorder, spec: KernelSpec, tree: Tree, series: Series) -> None:
-    """Record the kernel and the series."""
+def describe_sources(
+    recorder: Recorder, spec: KernelSpec, tree: Tree, series: Series, why_kernel: str = ""
+) -> None:
+    """Record the kernel and the series. why_kernel: as for `describe`."""
     recorder.update(
-        kernel=KernelRecord(name=spec.name, version=tree.version, tree=tree.id, origin=tree.origin),
+        kernel=KernelRecord(
+            name=spec.name, version=tree.version, tree=tree.id, origin=tree.origin, why=why_kernel
+        ),
         series=_series_record(series),
         choice=f"Kernel {spec.name} and the series in {series.path}.",
     )
 
 
 def run(
-    kernel: str,
+    kernel: str | None,
     series: Path | None,
     selection: Sequence[str],
     *,
@@ -101,17 +108,21 @@ def run(
 ) -> int:
     """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
 
-    flavours: of tests that there are of several flavours, only these; all for none. workers: test processes at a
-    time, for all tests but those that take all cores anyhow; 0 for one per core. again: boot also
-    the machines whose outcome is known.
+    kernel: None for the one that `pick` takes. flavours: of tests that there are of several flavours, only these; all
+    for none. workers: test processes at a time, for all tests but those that take all cores anyhow; 0 for one per core.
+    again: boot also the machines whose outcome is known.
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
     store = Store.default()
     folder = project.new_run_folder()
     recorder = Recorder.start(folder, ["harness", *sys.argv[1:]])
     shown = progress.default()
-    session = Session(recorder, kernel, series, flavours, accel, again=again)
     try:
+        chosen = pick.pick(store, kernel, series, shown, at_hand=at_hand)
+        shown.say(f"kernel {chosen.kernel}: {chosen.why}")
+        session = Session(
+            recorder, chosen.kernel, series, flavours, accel, again=again, why_kernel=chosen.why
+        )
         session.prepare(store, shown, at_hand=at_hand)
         _pytest(session, selection, workers or os.cpu_count() or 1)
     except (HarnessError, KeyboardInterrupt) as e:

@@ -13,16 +13,18 @@ from collections import Counter
 from harness.errors import MeasurementError
 from harness.guest import Guest
 
-# Of what kmalloc() serves. Where there is nothing the file says so.
-_FILES = "/sys/kernel/slab/kmalloc-*/alloc_calls"
+# Of what kmalloc() serves. Where there is nothing the file says so. Since 5.14 the files are in debugfs, and since 5.18
+# the calls that led there follow each line, and an empty line them.
+_FILES = "/sys/kernel/slab/kmalloc-*/alloc_calls", "/sys/kernel/debug/slab/kmalloc-*/alloc_traces"
 _NOTHING = "No data"
 _LINE = re.compile(r" *(?P<count>\d+) (?P<function>[^\s+]+)(?:\+\S+)?(?: .*)?")
+_TRACE = re.compile(r"((?: {8}\S+(?: \[\w+\])?\n)+)\n")
 
 
 def parse(text: str) -> Counter[str]:
-    """Read files alloc_calls, one after the other. Raises MeasurementError for text of another form."""
+    """Read files alloc_calls or alloc_traces, one after the other. Raises MeasurementError for text of another form."""
     found: Counter[str] = Counter()
-    for line in text.splitlines():
+    for line in _TRACE.sub("", text).splitlines():
         match = _LINE.fullmatch(line)
         if match:
             found[match["function"]] += int(match["count"])
@@ -33,4 +35,5 @@ def parse(text: str) -> Counter[str]:
 
 def users(guest: Guest) -> Counter[str]:
     """Objects that kmalloc() gave away and has not got back, by its caller. Raises CommandError: no owners are kept."""
-    return parse(guest.run(f"cat {_FILES}").stdout)
+    old, new = _FILES
+    return parse(guest.run(f"if [ -d /sys/kernel/debug/slab ]; then cat {new}; else cat {old}; fi").stdout)

@@ -11,34 +11,24 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness import host
+from harness import host, unpack
+from harness.distro import BinaryPackages, Package, describe
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.fetch import FetchError, download
-from harness.progress import Progress, SilentProgress, Task
+from harness.progress import Progress, SilentProgress
 from harness.repository import Repository
 from harness.store import Store, file_digest
 
 KIND = "tree"
 # Bytes of an unpacked tree, about (2.6.31: 0.4e9, 6.1: 1.3e9).
 _TREE_SIZE = 1 << 30
-_CHUNK = 1 << 20
-# GNU tar's option for each compression, by the file's first bytes.
-_MAGIC = (
-    (b"BZh", "--bzip2"),
-    (b"\xfd7zXZ\x00", "--xz"),
-    (b"\x1f\x8b", "--gzip"),
-    (b"\x28\xb5\x2f\xfd", "--zstd"),
-)
 _HELP = "`harness kernel add --help` shows the ways to supply a tree"
 
 
@@ -64,11 +54,18 @@ class GitName(_Strict):
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
 
 
+class PackageName(_Strict):
+    """The distribution's package that holds this kernel. file: the tarball inside it, below the root."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]+$")
+    file: str = Field(pattern=r"^[^/].*$")
+
+
 class VirtualDisk(_Strict):
     """The disk simulated inside the guest, for the virtual clock.
 
     append: the kernel's command line, with places for ``parameters`` (str.format), whose usual values these are:
-    size_mb, partitions, delay_ms, virtual_gb.
+    size_mb, partitions, delay_ms, virtual_gb; and depth, how many I/Os it serves at a time, where it can be told.
     """
 
     module: str
@@ -81,16 +78,31 @@ class VirtualDisk(_Strict):
         return self.append.format_map({**self.parameters, **parameters})
 
 
+class Schedulers(_Strict):
+    """The I/O schedulers that scenarios ask for, as this kernel calls them, or what comes closest to them.
+
+    queueing: instead of noop where a scenario asks for more requests than the disk serves at a time, if noop itself
+    has no more.
+    """
+
+    noop: str = "noop"
+    deadline: str = "deadline"
+    cfq: str = "cfq"
+    queueing: str | None = None
+
+
 class KernelSpec(_Strict):
     """A base kernel: all of `kernel/<name>/`. File names are absolute once loaded.
 
+    preference: where nobody names a kernel, the one with the least number whose source is to be had is taken.
     append: words for every kernel command line. smp_append: for those with more than one CPU. slowdown: by what
-    factor a flavour is slower than `perf`, where it is: deadlines scale with it. checkpatch: options for the tree's
-    own.
+    factor a flavour is slower than `perf`, where it is: deadlines scale with it. lacks: what other base kernels have
+    and this one has not, and why; tests that need it are skipped. checkpatch: options for the tree's own.
     """
 
     name: str
     folder: Path
+    preference: int = 100
     version: str = Field(pattern=r"^\d+(\.\d+)+$")
     arch: str
     image: str
@@ -103,9 +115,12 @@ class KernelSpec(_Strict):
     flavours: dict[str, tuple[Path, ...]]
     slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}
     series_fragments: tuple[Path, ...] = ()
+    schedulers: Schedulers = Schedulers()
+    lacks: dict[str, str] = {}
     virtual_disk: VirtualDisk
     git: GitName | None = None
     tarballs: tuple[Tarball, ...] = ()
+    package: PackageName | None = None
     compat: Path
 
     @classmethod
@@ -155,6 +170,10 @@ class KernelSpec(_Strict):
 # ---- trees
 
 
+class NoSource(InfrastructureError):
+    """No place has a kernel's source."""
+
+
 class Tree(BaseModel):
     """A kernel tree in the cache. `path` is shared and must not be written to.
 
@@ -185,7 +204,7 @@ def at_hand(store: Store, spec: KernelSpec) -> Tree | None:
 
 
 def add(store: Store, spec: KernelSpec, what: str, progress: Progress | None = None) -> Tree:
-    """Take this kernel's tree from ``PATH[@REV]``: a git repository, a tarball or a folder.
+    """Take this kernel's tree from ``PATH[@REV]``: a git repository, a tarball, a folder or a package.
 
     REV is a tag, branch or commit; without it, the repository's tag for the newest point release.
 
@@ -195,7 +214,9 @@ def add(store: Store, spec: KernelSpec, what: str, progress: Progress | None = N
     progress = progress or SilentProgress()
     path, rev = _split(what)
     if path.is_file() and rev is None:
-        return _take_tarball(store, spec, path, f"tarball {path} (sha256 {file_digest(path)[:12]})", progress)
+        if spec.package is not None and unpack.is_package(path):
+            return _take_package(store, spec, spec.package, describe(path), progress)
+        return _take_file(store, spec, path, f"tarball {path} (sha256 {file_digest(path)[:12]})", progress)
     with store.workspace("tree", size=_TREE_SIZE) as work:
         linux = work / "linux"
         repository = Repository.at(path)
@@ -209,42 +230,78 @@ def add(store: Store, spec: KernelSpec, what: str, progress: Progress | None = N
 
 
 def obtain(store: Store, spec: KernelSpec, progress: Progress) -> Tree:
-    """The tree at hand, else upstream's tarball from the network.
+    """The tree at hand, else upstream's tarball from the network, else the distribution's package.
 
     Raises:
-        InfrastructureError: no source is to be had; names every place tried, why each failed, and what to do.
+        NoSource: it is not to be had; names every place tried, why each failed, and what to do.
+        InfrastructureError: the disk is full.
     """
     tree = at_hand(store, spec)
     if tree is not None:
         return tree
     failures = [f"`harness kernel add {spec.name} ...`: not used so far"]
+    log: Path | None = None
     for tarball in spec.tarballs:
-        with store.shared_folder(f"downloads-{tarball.sha256[:16]}", tarball.name) as folder:
-            path = folder / tarball.name
-            for url in tarball.urls:
-                try:
-                    download(url, tarball.sha256, path, progress)
-                except FetchError as error:
-                    failures.append(error.message)
-                    continue
-                tree = _take_tarball(store, spec, path, f"{url} (sha256 {tarball.sha256[:12]})", progress)
-                path.unlink()
-                return tree
-    raise _no_source(spec, failures)
+        tree = _from_upstream(store, spec, tarball, failures, progress)
+        if tree is not None:
+            return tree
+    if spec.package is not None:
+        try:
+            return _from_distribution(store, spec, spec.package, progress)
+        except FetchError as error:
+            failures.append(f"package {spec.package.name}: {error.message}")
+            log = error.log
+    raise _no_source(spec, failures, log)
 
 
-def _no_source(spec: KernelSpec, failures: list[str]) -> InfrastructureError:
+def _from_upstream(
+    store: Store, spec: KernelSpec, tarball: Tarball, failures: list[str], progress: Progress
+) -> Tree | None:
+    """The tree of a tarball from one of the places where it lies; None, and why each failed, when none gives it."""
+    with store.shared_folder(f"downloads-{tarball.sha256[:16]}", tarball.name) as folder:
+        path = folder / tarball.name
+        for url in tarball.urls:
+            try:
+                download(url, tarball.sha256, path, progress)
+            except FetchError as error:
+                failures.append(error.message)
+                continue
+            tree = _take_file(store, spec, path, f"{url} (sha256 {tarball.sha256[:12]})", progress)
+            path.unlink()
+            return tree
+    return None
+
+
+def _from_distribution(store: Store, spec: KernelSpec, wanted: PackageName, progress: Progress) -> Tree:
+    """The tree of the package that would be installed. What is downloaded stays until the tree is in the cache.
+
+    Raises FetchError: the package is not to be had, or does not hold what it should.
+    """
+    log = store.log_path("package", wanted.name)
+    log.write_bytes(b"")
+    with store.shared_folder(f"downloads-{wanted.name}", f"package {wanted.name}") as folder:
+        with progress.task(f"downloading the package {wanted.name}"):
+            package = BinaryPackages(folder, log=log).obtain(wanted.name)
+        tree = _take_package(store, spec, wanted, package, progress)
+        shutil.rmtree(folder)
+    return tree
+
+
+def _no_source(spec: KernelSpec, failures: list[str], log: Path | None) -> NoSource:
     tried = "\n".join(f"  {failure}" for failure in failures)
     tag = f"@{spec.git.tag}" if spec.git else "[@REV]"
-    file = spec.tarballs[0].name if spec.tarballs else f"linux-{spec.version}.tar.bz2"
-    return InfrastructureError(
+    file = spec.tarballs[0].name if spec.tarballs else f"linux-{spec.version}.tar.xz"
+    ways = [
+        f"  harness kernel add {spec.name} /path/to/a/git/clone{tag}",
+        f"  harness kernel add {spec.name} /path/to/{file}",
+        f"  harness kernel add {spec.name} /path/to/an/unpacked/tree",
+    ]
+    if spec.package is not None:
+        ways.append(f"  harness kernel add {spec.name} /path/to/{spec.package.name}_VERSION_all.deb")
+    return NoSource(
         f"no source of kernel {spec.name}; tried:\n{tried}",
-        hint=(
-            f"supply it in one of three ways:\n"
-            f"  harness kernel add {spec.name} /path/to/a/git/clone{tag}\n"
-            f"  harness kernel add {spec.name} /path/to/{file}\n"
-            f"  harness kernel add {spec.name} /path/to/an/unpacked/tree"
-        ),
+        hint="supply it in one of these ways:\n" + "\n".join(ways),
+        log=log,
     )
 
 
@@ -254,7 +311,9 @@ def check(store: Store, spec: KernelSpec) -> host.Check:
     name = f"kernel {spec.name}"
     if tree is None:
         hint = f"harness kernel add {spec.name} PATH[@REV]"
-        return host.Check(name=name, ok=None, detail="no source at hand; it would be downloaded", hint=hint)
+        place = f"the distribution's package {spec.package.name}" if spec.package else "upstream's tarball"
+        detail = f"no source at hand; {place} would be downloaded"
+        return host.Check(name=name, ok=None, detail=detail, hint=hint)
     return host.Check(name=name, ok=True, detail=f"{tree.version}, {tree.origin}")
 
 
@@ -335,67 +394,35 @@ def _export(
         progress.task(f"unpacking {repository.path.name} at {rev}", unit="bytes") as task,
         repository.archive(commit) as chunks,
     ):
-        failure = _untar(chunks, (), linux, task)
+        failure = unpack.stream(chunks, (), linux, task)
     if failure:
         raise InfrastructureError(f"{place} cannot be unpacked: {failure}")
     upstream = ", upstream's release" if spec.git and spec.git.commit == commit else ""
     return f"git repository {repository.path} at {rev} (commit {commit[:12]}{upstream})"
 
 
-# ---- tarballs and folders
+# ---- files and folders
 
 
-def _take_tarball(store: Store, spec: KernelSpec, path: Path, origin: str, progress: Progress) -> Tree:
+def _take_file(
+    store: Store, spec: KernelSpec, path: Path, origin: str, progress: Progress, member: str | None = None
+) -> Tree:
+    """The tree of a tarball; with ``member``, of the tarball of that name inside a package."""
     with store.workspace("tree", size=_TREE_SIZE) as work:
-        _unpack_tarball(path, work / "linux", progress)
+        if member is None:
+            failure = unpack.tarball(path, work / "linux", progress)
+        else:
+            failure = unpack.package(path, member, work / "linux", progress)
+        if failure:
+            raise UserError(f"{path} {failure}", hint=_HELP)
         return _keep(store, spec, work / "linux", origin, progress)
 
 
-def _unpack_tarball(path: Path, linux: Path, progress: Progress) -> None:
-    with path.open("rb") as stream:
-        magic = stream.read(512)
-        option = next((option for start, option in _MAGIC if magic.startswith(start)), None)
-        if option is None and magic[257:262] != b"ustar":
-            raise UserError(f"{path} is neither a tarball nor a folder", hint=_HELP)
-        stream.seek(0)
-        chunks = iter(partial(stream.read, _CHUNK), b"")
-        options = (option,) if option else ()
-        with progress.task(f"unpacking {path.name}", path.stat().st_size, unit="bytes") as task:
-            failure = _untar(chunks, options, linux, task)
-    if failure:
-        raise UserError(f"{path} is damaged or incomplete: {failure}", hint="get it again")
-    inside = list(linux.iterdir())
-    if len(inside) == 1 and inside[0].is_dir():
-        # Release tarballs hold everything below linux-<version>/.
-        top = inside[0].rename(linux.with_name("top"))
-        linux.rmdir()
-        top.rename(linux)
-
-
-def _untar(chunks: Iterable[bytes], options: tuple[str, ...], target: Path, task: Task) -> str | None:
-    """Unpack a stream into a new folder. Returns what tar complained about, None when it was content."""
-    target.mkdir()
-    argv = [str(host.find_tool("tar")), "--extract", *options, "--no-same-owner", "--directory", str(target)]
-    with (
-        tempfile.TemporaryFile() as errors,
-        host.started(argv, stdin=subprocess.PIPE, stdout=errors, stderr=errors) as tar,
-    ):
-        assert tar.stdin is not None
-        try:
-            for chunk in chunks:
-                tar.stdin.write(chunk)
-                task.advance(len(chunk))
-            tar.stdin.close()
-        except BrokenPipeError:  # tar gave up; its exit code and words say why
-            with suppress(BrokenPipeError):
-                tar.stdin.close()
-        if tar.wait() == 0:
-            return None
-        errors.seek(0)
-        said = errors.read().decode(errors="replace").strip()
-    if "No space left on device" in said:
-        raise InfrastructureError(f"the disk that holds {target} is full", hint="free some space")
-    return said or "tar failed without a word"
+def _take_package(
+    store: Store, spec: KernelSpec, wanted: PackageName, package: Package, progress: Progress
+) -> Tree:
+    origin = f"package {package.name} {package.version} (sha256 {file_digest(package.file)[:12]})"
+    return _take_file(store, spec, package.file, origin, progress, wanted.file)
 
 
 def _copy_folder(path: Path, spec: KernelSpec, linux: Path, progress: Progress) -> str:

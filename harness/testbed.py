@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import accelerator, kbuild, project, source, userland
@@ -203,11 +203,11 @@ def build_prefix(
     store: Store, kernel: str, series: Path | None, prefix: int | None, progress: Progress
 ) -> Build:
     """Build a kernel with the first ``prefix`` patches of a series; None: with all. Raises as ``prepare`` does."""
-    wanted = whole(store, kernel, series, progress)
-    if prefix is not None:
-        assert wanted.series is not None, "a series is what `whole` is about"
-        wanted = replace(wanted, series=wanted.series.prefix(prefix) if prefix else None)
-    return kbuild.build(store, wanted, progress)
+    under_test = None
+    if prefix != 0:
+        chosen = Series.load(series_folder(kernel, series))
+        under_test = chosen if prefix is None else chosen.prefix(prefix)
+    return kbuild.build(store, _build_spec(store, kernel, under_test, progress), progress)
 
 
 def prepare(
@@ -249,10 +249,14 @@ def prepare(
 
 def whole(store: Store, kernel: str, series: Path | None, progress: Progress) -> BuildSpec:
     """A kernel with all of a series, not built yet. Raises as ``prepare`` does."""
+    return _build_spec(store, kernel, Series.load(series_folder(kernel, series)), progress)
+
+
+def _build_spec(store: Store, kernel: str, series: Series | None, progress: Progress) -> BuildSpec:
     spec = kernel_spec(kernel)
     return BuildSpec(
         kernel=spec,
-        series=Series.load(series_folder(kernel, series)),
+        series=series,
         tree=source.obtain(store, spec, progress),
         flavour=FLAVOUR,
         compiler=compiler(None, spec.compilers),

@@ -59,6 +59,8 @@ def summary(run: Run, folder: Path, console: Console | None = None) -> None:
     out.print()
     verdict = _text(f" {SYMBOLS[word.value]} {WORDS[word.value]} ", f"{_STYLES[word.value]} reverse")
     _say(out, verdict.append("  ", "default").append(_text(sentence, "not reverse default")))
+    if run.kernel and run.kernel.why:
+        _say(out, _text(f" Linux {run.kernel.version}: {run.kernel.why}", "dim"))
     if run.scenarios:
         out.print()
         _print_shares(out, run.scenarios)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lab import Counters, stat_file, until
+from lab import Counters, plain_scheduler, stat_file, until
 
 from harness import fio
 from harness.dm import GroupCounters, Ioband, Linear, TableLine, sectors
@@ -153,7 +153,7 @@ def scene(guest: Guest, **table: object) -> Iterator[Scene]:
     """Set the scene; ``table``: fields of the ioband table. Leaves nothing behind, whatever is parked or closed."""
     length = sectors(guest, LOWER)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_scheduler(guest, "noop"))
+        stack.enter_context(plain_scheduler(guest, LOWER))
         gate = stack.enter_context(Linear(guest, "gate").create([(LOWER, 0, length)]))
         line = TableLine(length=length, device=gate.path, **{"share": "s", **table})  # type: ignore[arg-type]
         band = stack.enter_context(Ioband(guest, "band").create(line))
@@ -162,20 +162,6 @@ def scene(guest: Guest, **table: object) -> Iterator[Scene]:
         made = Scene(guest, gate, band, pool)
         stack.callback(_let_go, made)
         yield made
-
-
-@contextlib.contextmanager
-def _scheduler(guest: Guest, name: str) -> Iterator[None]:
-    """The lower disk's, for a while. CFQ would wait for more from each process in turn."""
-    path = f"/sys/block/{LOWER.removeprefix('/dev/')}/queue/scheduler"
-    words = guest.run(["cat", path]).stdout.split()
-    before = next(word.strip("[]") for word in words if word.startswith("["))
-    guest.run(["sh", "-c", 'echo $0 >"$1"', name, path])
-    try:
-        yield
-    finally:
-        if guest.machine.console.death is None:
-            guest.run(["sh", "-c", 'echo $0 >"$1"', before, path])
 
 
 def _let_go(made: Scene) -> None:

@@ -91,6 +91,23 @@ def devices(guest: Guest, length: int) -> Iterator[Callable[..., Ioband]]:
         yield make
 
 
+@contextlib.contextmanager
+def plain_scheduler(guest: Guest, disk: str) -> Iterator[None]:
+    """On a disk, for a while: first come, first served, whatever the kernel calls it. CFQ would wait for more from each
+    process in turn.
+    """
+    path = f"/sys/block/{disk.removeprefix('/dev/')}/queue/scheduler"
+    words = guest.run(["cat", path]).stdout.split()
+    before = next(word.strip("[]") for word in words if word.startswith("["))
+    plain = next(word.strip("[]") for word in words if word.strip("[]") in ("noop", "none"))
+    guest.run(["sh", "-c", 'echo $0 >"$1"', plain, path])
+    try:
+        yield
+    finally:
+        if guest.machine.console.death is None:
+            guest.run(["sh", "-c", 'echo $0 >"$1"', before, path])
+
+
 def stat_file(device: Device) -> str:
     """Where its `Counters` are."""
     minor = device.guest.run(["dmsetup", "info", "-c", "--noheadings", "-o", "minor", device.name]).stdout

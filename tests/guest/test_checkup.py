@@ -26,8 +26,8 @@ def test_boot_is_clean(fresh_guest, flavour):
         ("mkdir -p /cg && mount -t cgroup -o freezer cgroup /cg", "mount left behind: /cg (cgroup)"),
         # Unmounted and still busy: only the kernel's list of subsystems tells.
         (
-            "mkdir -p /cg && mount -t cgroup -o blkio cgroup /cg && "
-            "{ sleep 60 3< /cg/tasks < /dev/null > /dev/null 2>&1 & } && umount -l /cg",
+            "mkdir -p /cg && mount -t cgroup -o blkio cgroup /cg && exec 3< /cg/tasks && "
+            "{ sleep 60 < /dev/null > /dev/null 2>&1 & } && exec 3<&- && umount -l /cg",
             "subsystem in a cgroup hierarchy left behind: blkio",
         ),
         ("dd if=/dev/zero of=/tmp/f bs=1M count=1 && losetup /dev/loop0 /tmp/f", "block device left behind: loop0"),

@@ -98,7 +98,8 @@ def test_oops_is_a_death_though_the_kernel_lives_on(spec, keys, tmp_path):
         ["nm", spec.vmlinux], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     symbols = {name: int(at, 16) for at, _, name in map(str.split, rows) if at != "U"}
-    call = symbols.get("__do_sys_sethostname") or symbols["sys_sethostname"]
+    names = ("__do_sys_sethostname", "__x64_sys_sethostname", "sys_sethostname")
+    call = next(symbols[name] for name in names if name in symbols)
     place = call - 0xFFFFFFFF80000000  # where x86-64 maps the kernel's text
     with Machine(spec, tmp_path / "m") as machine, Guest.connect(machine, keys) as guest:
         guest.run("[ -e /dev/mem ] || mknod /dev/mem c 1 1")

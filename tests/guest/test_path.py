@@ -5,7 +5,19 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from lab import BLOCK, DISK, Counters, Lower, Submitters, devices, held_up, refused, stat_file, until
+from lab import (
+    BLOCK,
+    DISK,
+    Counters,
+    Lower,
+    Submitters,
+    devices,
+    held_up,
+    plain_scheduler,
+    refused,
+    stat_file,
+    until,
+)
 
 from harness import dm
 from harness.cgroup import Hierarchy
@@ -178,8 +190,7 @@ def test_order_within_a_group(guest, make, seen):
     The disk is scsi_debug's, which does one command after another.
     """
     count = 5
-    guest.run("echo noop > /sys/block/sda/queue/scheduler")
-    with Lower(guest, "/dev/sda", "store") as store:
+    with plain_scheduler(guest, "/dev/sda"), Lower(guest, "/dev/sda", "store") as store:
         device = make("s 1 8 none weight", "o", store)
         with Submitters(guest) as processes:
             with store.holding():

@@ -12,6 +12,7 @@ SCENARIOS = sorted(scenario.load_all(project.scenarios_dir()), key=lambda s: (s.
 def _marks(chosen):
     marks = [pytest.mark.contract(*chosen.contract)]
     marks += [pytest.mark.core] if chosen.core else []
+    marks += [pytest.mark.needs(*chosen.needs)] if chosen.needs else []
     return [*marks, pytest.mark.exact] if chosen.clock == "virtual" else marks
 
 

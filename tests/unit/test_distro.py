@@ -1,9 +1,18 @@
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness.distro import SourcePackages, parse_showsrc, read_codename, read_entries
+from harness.distro import (
+    BinaryPackages,
+    SourcePackages,
+    describe,
+    parse_showsrc,
+    read_codename,
+    read_entries,
+)
+from harness.errors import InfrastructureError
 from harness.fetch import FetchError
 
 SOURCES = """\
@@ -68,7 +77,7 @@ def etc(tmp_path: Path) -> Path:
 
 def test_deb822_becomes_source_entries(etc: Path) -> None:
     (etc / "sources.list.d/debian.sources").write_text(SOURCES)
-    lines, stanzas = read_entries(etc, "bookworm")
+    lines, stanzas = read_entries(etc, "bookworm", "deb-src")
     assert lines == []
     assert stanzas == [
         "Types: deb-src\nURIs: http://archive.example/debian\nSuites: bookworm bookworm-updates\n"
@@ -81,7 +90,7 @@ def test_deb822_becomes_source_entries(etc: Path) -> None:
 
 def test_lines_become_source_entries_each_once(etc: Path) -> None:
     (etc / "sources.list").write_text(LINES)
-    assert read_entries(etc, "bookworm") == (
+    assert read_entries(etc, "bookworm", "deb-src") == (
         [
             "deb-src http://archive.example/debian bookworm main contrib",
             "deb-src [arch=amd64 signed-by=/k.gpg] http://archive.example/debian bookworm-backports main",
@@ -91,9 +100,21 @@ def test_lines_become_source_entries_each_once(etc: Path) -> None:
     )
 
 
+def test_entries_of_binary_packages_from_the_same_archives(etc: Path) -> None:
+    (etc / "sources.list").write_text(LINES)
+    (etc / "sources.list.d/debian.sources").write_text(SOURCES)
+    lines, stanzas = read_entries(etc, "bookworm", "deb")
+    assert lines == [
+        "deb http://archive.example/debian bookworm main contrib",
+        "deb [arch=amd64 signed-by=/k.gpg] http://archive.example/debian bookworm-backports main",
+        "deb cdrom:[Disc]/ bookworm main",
+    ]
+    assert [stanza.count("Types: deb\n") for stanza in stanzas] == [1, 1]
+
+
 def test_every_archive_is_taken_where_none_has_the_codename(etc: Path) -> None:
     (etc / "sources.list.d/a.list").write_text("deb http://archive.example/debian stable main\n")
-    assert read_entries(etc, "trixie")[0] == ["deb-src http://archive.example/debian stable main"]
+    assert read_entries(etc, "trixie", "deb-src")[0] == ["deb-src http://archive.example/debian stable main"]
 
 
 def test_codename(tmp_path: Path) -> None:
@@ -170,3 +191,73 @@ def test_an_archive_that_does_not_answer_is_asked_once(packages: SourcePackages,
         with pytest.raises(FetchError, match="E: no route"):
             packages.obtain("tool", SHA, tmp_path / "out")
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
+# ---- packages as they are installed
+
+
+def deb(folder: Path, name: str = "tool", version: str = "1:6.1-2", **files: bytes) -> Path:
+    """A package with these files below usr/src."""
+    root = folder / "root"
+    (root / "DEBIAN").mkdir(parents=True)
+    fields = {"Package": name, "Version": version, "Architecture": "all", "Maintainer": "a", "Description": "b"}
+    (root / "DEBIAN/control").write_text("".join(f"{key}: {value}\n" for key, value in fields.items()))
+    (root / "usr/src").mkdir(parents=True)
+    for file, content in files.items():
+        (root / "usr/src" / file).write_bytes(content)
+    out = folder / f"{name}.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(out)],
+        check=True,
+        capture_output=True,
+    )
+    return out
+
+
+@pytest.fixture
+def binary(packages: SourcePackages, tmp_path: Path, etc: Path) -> BinaryPackages:
+    """The same distribution's packages; it has one, of the version 1:6.1-2."""
+    del packages  # PATH leads to its apt-get, which is another one here
+    whole = deb(tmp_path / "deb")
+    script(
+        tmp_path / "apt-get",
+        f'echo "$*" >> {tmp_path}/calls',
+        'case "$*" in',
+        f'*" download tool") cp {whole} tool_1%3a6.1-2_all.deb ;;',
+        '*" download "*) echo "E: Unable to locate package" >&2; exit 100 ;;',
+        '*" update") touch apt/state/lists/archive.example_bookworm_main_binary-amd64_Packages ;;',
+        "esac",
+    )
+    os_release = tmp_path / "os-release"
+    return BinaryPackages(tmp_path / "work", etc=etc, os_release=os_release, log=tmp_path / "log")
+
+
+def test_a_package_and_its_version(binary: BinaryPackages, tmp_path: Path) -> None:
+    package = binary.obtain("tool")
+    assert (package.name, package.version) == ("tool", "1:6.1-2")
+    assert package.file.parent == tmp_path / "work"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[-1] for call in calls] == ["update", "tool"]
+    assert "Types: deb\n" in (tmp_path / "work/apt/parts/source.sources").read_text()
+
+
+def test_a_package_that_no_archive_has(binary: BinaryPackages, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="Unable to locate package") as caught:
+        binary.obtain("other")
+    assert caught.value.log == tmp_path / "log"
+    assert "download other" in (tmp_path / "log").read_text()
+
+
+def test_no_room_for_a_package_is_told_as_such(binary: BinaryPackages, tmp_path: Path) -> None:
+    full = "E: You don't have enough free space in /cache."
+    script(tmp_path / "apt-get", f'echo "{full}" >&2', "exit 100")
+    with pytest.raises(InfrastructureError, match="is full") as caught:
+        binary.obtain("tool")
+    assert not isinstance(caught.value, FetchError), "another place would not help"
+    assert "prune" in str(caught.value.hint)
+
+
+def test_what_is_no_package(tmp_path: Path) -> None:
+    (tmp_path / "x.deb").write_bytes(b"!<arch>\nnothing")
+    with pytest.raises(FetchError, match="is not a Debian package"):
+        describe(tmp_path / "x.deb")

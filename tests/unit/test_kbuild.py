@@ -15,7 +15,7 @@ import pytest
 from fakekernel import QUIET, build_spec, diff, mail, write_series
 from processes import gone
 
-from harness import kbuild
+from harness import kbuild, source
 from harness.errors import CompileError, InfrastructureError, UserError
 from harness.host import have_tool, run
 from harness.kbuild import BuildSpec
@@ -56,6 +56,25 @@ def test_artefacts(store: Store, tmp_path: Path) -> None:
     ]
     assert "CC      drivers/md/dm-fake.o" in built.log.read_text()
     assert rest(store) == []
+
+
+def test_kconfig_files_of_other_architectures_that_are_read_in(store: Store, tmp_path: Path) -> None:
+    """As crypto/Kconfig of 6.1 does; the rest of such an architecture stays out."""
+    linux = fakekernel.linux(tmp_path / "other")
+    for name in ("Kconfig", "lib/Kconfig", "kernel/entry.c"):
+        (linux / "arch/arm" / name).parent.mkdir(parents=True, exist_ok=True)
+        (linux / "arch/arm" / name).write_text("")
+    (linux / "arch/arm/Kconfig").write_text('source "arch/arm/lib/Kconfig"\n')
+    with (linux / "drivers/md/Kconfig").open("a") as file:
+        file.write('\nsource "arch/arm/Kconfig"\n')
+    spec = build_spec(store, tmp_path)
+    tree = source.add(store, spec.kernel, str(linux))
+    job = kbuild.Job(store, replace(spec, tree=tree), QUIET, None)
+    job.begin()
+    (tmp_path / "work").mkdir()
+    job.prepare(tmp_path / "work")
+    found = sorted(path for path in (tmp_path / "work/linux/arch/arm").rglob("*") if path.is_file())
+    assert [path.name for path in found] == ["Kconfig", "Kconfig"]
 
 
 def test_an_identical_build_is_found(store: Store, tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.kconfig import KconfigReader, Request, defined_symbols, merge, read_fragment, require, values
+from harness.kconfig import (
+    KconfigReader,
+    Request,
+    defined_symbols,
+    merge,
+    missing_sources,
+    read_fragment,
+    require,
+    values,
+)
 
 KCONFIG = """\
 mainmenu "Test"
@@ -193,3 +202,52 @@ def test_require(tree: Path) -> None:
     assert lines[1] == "  CONFIG_DM_IOBAND=y  (f:9); in .config: it is not set"
     assert "unmet dependency: DM " in lines[2]
     assert "  # CONFIG_OLD is not set  (f:10); in .config: CONFIG_OLD=y" in lines
+
+
+NEWER = """\
+success = $(shell,{ $(1); } >/dev/null 2>&1 && echo y || echo n)
+cc-name := $(shell,$(srctree)/scripts/cc-name.sh $(CC))
+
+config CC_IS_GOOD
+	def_bool $(success,test "$(cc-name)" = good)
+
+config MODULES
+	bool "Modules"
+	modules
+
+config WANTS_GOOD
+	bool "Wants a good compiler"
+	depends on CC_IS_GOOD
+
+source "arch/other/Kconfig"
+osource "lib/*/Kconfig"
+source "arch/$(SRCARCH)/Kconfig.debug"
+"""
+
+
+def test_kconfig_files_that_run_the_compiler(tmp_path: Path) -> None:
+    """As they are since 4.18, and `modules` since 5.13."""
+    tree = tmp_path / "tree"
+    for folder in ("arch/x86", "arch/other", "scripts"):
+        (tree / folder).mkdir(parents=True)
+    (tree / "Kconfig").write_text(NEWER)
+    (tree / "arch/other/Kconfig").write_text("")
+    (tree / "arch/x86/Kconfig.debug").write_text("")
+    script = tree / "scripts/cc-name.sh"
+    script.write_text('#!/bin/sh\n[ "$1" = cc-42 ] && echo good\n')
+    script.chmod(0o755)
+    config = tmp_path / ".config"
+    config.write_text("")
+    said = {}
+    for compiler in ("cc-42", "cc-1"):
+        reader = KconfigReader(tree, "Kconfig", {"ARCH": "x86_64", "SRCARCH": "x86", "CC": compiler})
+        said[compiler] = reader.explain(["CONFIG_WANTS_GOOD"], config)["CONFIG_WANTS_GOOD"]
+    assert said["cc-42"] == []
+    assert said["cc-1"] == ["unmet dependency: CC_IS_GOOD (CC_IS_GOOD=n), Kconfig:11"]
+
+
+def test_files_that_are_read_in_and_not_there(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "Kconfig").write_text('source "lib/Kconfig"\nsource arch/arm/Kconfig\nsource "a/$(X)/Kconfig"\n')
+    (tmp_path / "lib/Kconfig").write_text("if ARM\n\tsource \"arch/arm/lib/Kconfig\"\nendif\n")
+    assert missing_sources(tmp_path) == {"arch/arm/Kconfig", "arch/arm/lib/Kconfig"}

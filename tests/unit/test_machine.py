@@ -51,6 +51,7 @@ def test_virtual_clock():
     assert value(argv, "-icount") == ["shift=4,sleep=off"]
     assert value(argv, "-rtc") == ["base=2009-09-09,clock=vm"]
     assert value(argv, "-seed") == ["1"]
+    assert "virtio-net-pci,netdev=net,romfile=,ioeventfd=off" in value(argv, "-device")
 
 
 def test_network_is_closed_but_for_one_port_of_loopback():

@@ -300,7 +300,7 @@ def test_a_naive_mistake_in_a_machine_is_refused() -> None:
 
 @pytest.mark.parametrize(("good", "code"), [(True, 0), (False, 1)])
 def test_what_validating_found_decides(tmp_path: Path, good: bool, code: int) -> None:
-    assert exit_code(run_builder.validated(tmp_path, good=good)) == code
+    assert exit_code(run_builder.validated(tmp_path / "run", good=good)) == code
 
 
 def test_figures_alone_are_something(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_scenarios_that_did_not_begin_are_named_and_no_more(tmp_path: Path) -> N
 
 
 def test_patches_with_what_is_to_be_mended_and_what_is_accepted(tmp_path: Path) -> None:
-    made = make(lambda folder: run_builder.validated(folder, good=False), tmp_path)
+    made = make(lambda folder: run_builder.validated(folder, good=False), tmp_path / "run")
     assert "FAIL" in made.page.text
     assert (
         "2 of 3 patches and configurations are not as they should be: 0002-b.patch, module." in made.page.text

@@ -71,7 +71,7 @@ def test_guest_text_cannot_break_the_file(tmp_path: Path) -> None:
 
 
 def test_patches_and_configurations_are_cases(tmp_path: Path) -> None:
-    found = cases(junit.render(run_builder.validated(tmp_path, good=False)))
+    found = cases(junit.render(run_builder.validated(tmp_path / "run", good=False)))
     assert not found["patches/0001-a.patch"].result
     (mend,) = found["patches/0002-b.patch"].result
     assert mend.message == "a.c:7: <x> is not used [-Wunused]"

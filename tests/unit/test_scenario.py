@@ -6,6 +6,7 @@ import pytest
 
 from harness import project, scenario, script
 from harness.errors import UserError
+from harness.source import KernelSpec, Schedulers
 
 GOOD = """
 title = "t"
@@ -19,6 +20,12 @@ weight = 20
 kind = "compat"
 """
 ALL = scenario.load_all(project.scenarios_dir())
+KERNELS = [KernelSpec.load(file.parent) for file in sorted(project.kernel_dir("").glob("*/kernel.toml"))]
+OLD = next(kernel for kernel in KERNELS if kernel.name == "2.6.31")
+
+
+def disk_of(chosen, kernel=OLD):
+    return script.guest_disk(chosen, kernel)
 
 
 def load(tmp_path, text, name="x"):
@@ -81,7 +88,7 @@ CASES = [(s, c) for s in ALL for c in (None, *s.control)]
     ("chosen", "control"), CASES, ids=[f"{s.name}-{c.name if c else 'series'}" for s, c in CASES]
 )
 def test_scripts_are_shell(chosen, control):
-    files = script.compile_scenario(chosen, control, 1, "/dev/vda" if chosen.clock == "real" else "/dev/sda")
+    files = script.compile_scenario(chosen, control, 1, disk_of(chosen))
     subprocess.run(["sh", "-n"], input=files[script.SCRIPT], check=True)
     jobs = {
         f"{script.JOBS}/{name[4:-5]}.fio" for g in chosen.group for name in script.fio_outputs(chosen, g.name)
@@ -95,12 +102,12 @@ def named(name):
 
 
 def text_of(chosen, control=None):
-    return script.compile_scenario(chosen, control, 1, "/dev/sda")[script.SCRIPT].decode()
+    return script.compile_scenario(chosen, control, 1, disk_of(chosen))[script.SCRIPT].decode()
 
 
 def test_a_seed_decides_everything_that_varies():
     chosen = named("cgroup-40-20-10")
-    compiled = [script.compile_scenario(chosen, None, seed, "/dev/sda") for seed in (1, 1, 2)]
+    compiled = [script.compile_scenario(chosen, None, seed, disk_of(chosen)) for seed in (1, 1, 2)]
     assert compiled[0] == compiled[1] != compiled[2]
     assert len({script.vary(chosen, seed).order for seed in range(20)}) > 1
 
@@ -132,7 +139,7 @@ def test_shares_and_one_share():
 
 def test_groups_on_one_device_have_regions_of_their_own():
     def offsets(name):
-        files = script.compile_scenario(named(name), None, 1, "/dev/sda")
+        files = script.compile_scenario(named(name), None, 1, disk_of(named(name)))
         return [
             files[f"{script.JOBS}/{group}.fio"].decode().partition("\noffset=")[2].split("\n")[0]
             for group in "ab"
@@ -161,8 +168,48 @@ def test_partitions_on_the_real_clock_are_refused(tmp_path):
 
 def test_a_saturation_run_of_a_loop_device_reads_nothing_twice():
     chosen = named("low-depth-throttle-4")
-    files = script.compile_saturation(chosen, chosen.load, "/dev/sda")
+    files = script.compile_saturation(chosen, chosen.load, disk_of(chosen))
     offsets = [
         line for text in files.values() for line in text.decode().splitlines() if line.startswith("offset=")
     ]
     assert len(set(offsets)) == len(script.DEPTHS) and b"losetup" in files[script.SCRIPT]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+@pytest.mark.parametrize("chosen", ALL, ids=lambda s: s.name)
+def test_every_scenario_can_be_given_its_disk_on_every_kernel(chosen, kernel):
+    disk = disk_of(chosen, kernel)
+    words = kernel.virtual_disk.command_line(script.virtual_disk(chosen, kernel))
+    assert "{" not in words
+    for value in (chosen.disk.size_mb, chosen.disk.delay_ms, chosen.disk.partitions):
+        assert f"={value}" in words
+    text = script.compile_scenario(chosen, None, 1, disk)[script.SCRIPT].decode()
+    assert f"echo {disk.scheduler} > /sys/block/{disk.device.removeprefix('/dev/')}/queue/scheduler" in text
+
+
+def test_one_io_at_a_time_with_a_disk_that_can_be_told(tmp_path):
+    """Else a loop device in front does it."""
+    chosen = named("low-depth-throttle-1")
+    told = OLD.virtual_disk.model_copy(update={"parameters": {**OLD.virtual_disk.parameters, "depth": 16}})
+    kernel = OLD.model_copy(update={"virtual_disk": told})
+    assert disk_of(chosen).path == "/dev/loop0"
+    assert "depth" not in script.virtual_disk(chosen, OLD)
+    assert disk_of(chosen, kernel).path == OLD.virtual_disk.device
+    assert script.virtual_disk(chosen, kernel)["depth"] == 1
+    assert "depth" not in script.virtual_disk(named("cgroup-80-20"), kernel)
+
+
+def test_schedulers_by_the_kernels_names():
+    names = Schedulers(noop="none", deadline="mq-deadline", queueing="mq-deadline")
+    kernel = OLD.model_copy(update={"schedulers": names})
+    plain = named("cgroup-80-20")
+    assert disk_of(plain).scheduler == "noop"
+    assert disk_of(plain, kernel).scheduler == "none"
+    assert disk_of(plain.model_copy(update={"scheduler": "deadline"}), kernel).scheduler == "mq-deadline"
+    assert disk_of(named("buffered-80-20"), kernel).scheduler == "mq-deadline"
+    assert disk_of(named("buffered-80-20")).scheduler == "noop"
+
+
+def test_partitions_of_a_disk_whose_name_ends_in_a_number():
+    assert script.GuestDisk("/dev/sda").partition(2) == "/dev/sda2"
+    assert script.GuestDisk("/dev/nullb0").partition(2) == "/dev/nullb0p2"

@@ -10,8 +10,10 @@ import pytest
 from fakekernel import QUIET, git, repository
 
 from harness import source
+from harness.distro import BinaryPackages, Package, describe
 from harness.errors import InfrastructureError, UserError
-from harness.source import KernelSpec, Tarball, add, at_hand, makefile_version, obtain, tree_id
+from harness.fetch import FetchError
+from harness.source import KernelSpec, PackageName, Tarball, add, at_hand, makefile_version, obtain, tree_id
 from harness.store import Store, file_digest
 
 
@@ -287,6 +289,76 @@ def test_download_from_the_second_place(store: Store, spec: KernelSpec, tmp_path
 def test_supplied_tree_is_not_downloaded(store: Store, spec: KernelSpec) -> None:
     tree = add(store, spec, str(fakekernel.LINUX))
     assert obtain(store, with_tarball(spec, Path("/gone"), "0" * 64), QUIET) == tree
+
+
+NAMED = PackageName(name="linux-source-2.6.31", file="usr/src/linux.tar.xz")
+
+
+def package(folder: Path, spec: KernelSpec) -> tuple[KernelSpec, Path]:
+    """A kernel whose source is in a package, and that package."""
+    folder.mkdir()
+    root = folder / "root"
+    (root / "DEBIAN").mkdir(parents=True)
+    fields = {"Package": NAMED.name, "Version": "2.6.31.3-1", "Architecture": "all"}
+    control = "".join(f"{key}: {value}\n" for key, value in fields.items())
+    (root / "DEBIAN" / "control").write_text(f"{control}Maintainer: a\nDescription: b\n")
+    (root / "usr" / "src").mkdir(parents=True)
+    tarball(folder, "--xz").rename(root / NAMED.file)
+    out = folder / f"{NAMED.name}_2.6.31.3-1_all.deb"
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return spec.model_copy(update={"package": NAMED}), out
+
+
+def test_the_distributions_package(
+    store: Store, spec: KernelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version is in the tree's origin; what was downloaded is gone; nobody is asked a second time."""
+    packaged, deb = package(tmp_path / "p", spec)
+
+    def fetch(self: BinaryPackages, name: str) -> Package:
+        assert name == NAMED.name
+        monkeypatch.setattr(BinaryPackages, "obtain", None)
+        here = store.root / f"downloads-{name}" / deb.name
+        here.write_bytes(deb.read_bytes())
+        return describe(here)
+
+    monkeypatch.setattr(BinaryPackages, "obtain", fetch)
+    tree = obtain(store, packaged, QUIET)
+    assert tree.version == "2.6.31.3"
+    assert tree.origin == f"package {NAMED.name} 2.6.31.3-1 (sha256 {file_digest(deb)[:12]})"
+    assert obtain(store, packaged, QUIET) == tree
+    assert tree.id == add(store, spec, str(tarball(tmp_path))).id
+    assert not list(store.root.glob("downloads-*"))
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_package_that_was_brought(store: Store, spec: KernelSpec, tmp_path: Path) -> None:
+    packaged, deb = package(tmp_path / "p", spec)
+    assert add(store, packaged, str(deb)).origin.startswith(f"package {NAMED.name} 2.6.31.3-1")
+    with pytest.raises(UserError, match="neither a tarball nor a folder"):
+        add(store, spec, str(deb))
+    half = tmp_path / "half.deb"
+    half.write_bytes(deb.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"half\.deb does not give usr/src/linux\.tar\.xz"):
+        add(store, packaged, str(half))
+    wrong = NAMED.model_copy(update={"file": "usr/src/other.tar.xz"})
+    with pytest.raises(UserError, match="Not found in archive"):
+        add(store, spec.model_copy(update={"package": wrong}), str(deb))
+
+
+def test_each_place_is_named_the_package_too(
+    store: Store, spec: KernelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(self: BinaryPackages, name: str) -> Package:
+        raise FetchError("no route", log=tmp_path / "log")
+
+    monkeypatch.setattr(BinaryPackages, "obtain", fetch)
+    packaged = spec.model_copy(update={"package": NAMED})
+    with pytest.raises(InfrastructureError, match=r"package linux-source-2\.6\.31: no route") as caught:
+        obtain(store, packaged, QUIET)
+    assert caught.value.log == tmp_path / "log"
+    assert f"{NAMED.name}_VERSION_all.deb" in str(caught.value.hint)
 
 
 def test_nothing_to_be_had(store: Store, spec: KernelSpec, tmp_path: Path) -> None:
