@@ -77,7 +77,10 @@ def headline(run: Run) -> tuple[RunVerdict, str]:
         case RunVerdict.INTERRUPTED:
             decided = sum(s.verdict is not None for s in run.scenarios)
             how = "was interrupted" if run.error else "never finished: it is still going on, or was killed"
-            what = count(len(run.mutants), "mutant") if run.mutants else count(decided, "scenario")
+            if run.validation:
+                what = f"{len(run.validation.results)} of the patches and configurations"
+            else:
+                what = count(len(run.mutants), "mutant") if run.mutants else count(decided, "scenario")
             text = f"The run {how}; {what} had been decided."
     return word, text
 

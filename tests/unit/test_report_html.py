@@ -284,3 +284,13 @@ def test_patches_with_what_is_to_be_mended_and_what_is_accepted(tmp_path: Path) 
     assert "a.c:7: <x> is not used [-Wunused]" in made.page.text
     assert "checkpatch: line 3: ERROR: Macros (accepted: it becomes a string)" in made.page.text
     assert "it does not compile" in made.page.text
+
+
+def test_an_interrupted_validation_says_how_far_it_came(tmp_path: Path) -> None:
+    made = run_builder.recorder(tmp_path / "run")
+    with made.change() as run:
+        run.scenarios, run.validation = [], run_builder.validation(good=True)
+    made.stopped(KeyboardInterrupt())
+    made.finish()
+    page = Page(report.write_all(tmp_path / "run").html.read_text())
+    assert "The run was interrupted; 3 of the patches and configurations had been decided." in page.text
