@@ -74,6 +74,7 @@ def test_module_against_cgroup_files(guest, seen):
                 "write": f'put "s reset" {top}/blkio.devices',
                 "groups": f"run mkdir {top}/h; run rmdir {top}/h",
             },
+            both=["write"],
         )
         refused = sum(map(int, guest.get("/tmp/race/refused").split()))
         read, write = sides["read"], sides["write"]
