@@ -173,7 +173,6 @@ class Campaign:
                 entry.judged,
                 controls,
                 reaching=[c.name for c in entry.controls if c.reaches],
-                expected_failure=scenario.expected_failure,
             )
         return entry
 
@@ -187,6 +186,9 @@ class Campaign:
         self, scenario: Scenario, control: Control | None, saturations: dict[Load, Saturation]
     ) -> tuple[list[shares.Sample], shares.ShareVerdict]:
         wanted = CONTROL_SAMPLES
+        reaching = control is not None and control.reaches
+        # Where nothing in the set-up tells the series from none, its control can only show that it misses the target.
+        plain = reaching or (control is not None and scenario.beside is not None)
         while True:
             runs = [self._submit(scenario, control, seed) for seed in range(1, wanted + 1)]
             samples = [
@@ -198,7 +200,9 @@ class Campaign:
                 scenario.targets,
                 scenario.tolerance,
                 parts=scenario.parts,
-                bounds=measurement.bounds(scenario),
+                bounds=measurement.bounds(scenario, reaching=reaching),
+                missed=None if plain else measurement.missed(scenario),
+                expected_failure=scenario.expected_failure or "",
             )
             if not judged.needs_more or judged.next_look is None:
                 return samples, judged

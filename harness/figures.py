@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["settled", "throughput", "surplus", "unchanged", "rate", "fastest", "slowest"]
+Kind = Literal["settled", "throughput", "surplus", "unchanged", "rate", "fastest", "slowest", "share"]
 
 UNITS: dict[Kind, str] = {
     "settled": "s",
@@ -22,8 +22,9 @@ UNITS: dict[Kind, str] = {
     "rate": "KB/s",
     "fastest": "KB/s",
     "slowest": "KB/s",
+    "share": "%",
 }
-_NEEDS_GROUPS = ("surplus", "unchanged", "rate", "fastest", "slowest")
+_NEEDS_GROUPS = ("surplus", "unchanged", "rate", "fastest", "slowest", "share")
 _SECTORS_PER_KB = 2
 _SECOND = 1.0
 
@@ -42,6 +43,7 @@ class Figure(BaseModel):
     unchanged    I/Os per second of the phase over those of phase ``since``
     rate         KB per second over the whole phase
     fastest, slowest   KB per second over the fastest and the slowest second within it
+    share        per cent of what their bandwidth domain did in the phase, less its ``settle``
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +84,7 @@ class Figure(BaseModel):
             "rate": "mean rate",
             "fastest": "fastest second",
             "slowest": "slowest second",
+            "share": "part",
         }.get(self.kind, self.kind)
         of = f" of {', '.join(self.groups)}" if self.groups else ""
         return f"{what}{of}, {self.phase}" + (" (epochs)" if self.epoch else "")
@@ -132,6 +135,10 @@ def measure(
             found = max(_seconds(figure, course))
         case "slowest":
             found = min(_seconds(figure, course))
+        case "share":
+            part = tuple(g for g in course.work if parts[g] == parts[figure.groups[0]])
+            whole = course.rate(figure.phase, part)
+            found = 100 * course.rate(figure.phase, figure.groups) / whole if whole else 0.0
     return found
 
 

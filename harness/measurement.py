@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness import fio, shares
 from harness.errors import MeasurementError
 from harness.figures import measure
@@ -42,8 +44,12 @@ def sample(scenario: Scenario, outcome: Outcome, seed: int, saturations: dict[Lo
     return found
 
 
-def bounds(scenario: Scenario) -> list[Bound]:
-    """Of the figures: those that the scenario names, and the shares in all its phases but the first judged one."""
+def bounds(scenario: Scenario, *, reaching: bool = False) -> list[Bound]:
+    """Of the figures: those that the scenario names, and the shares in all its phases but the first judged one.
+
+    reaching: of a control that must reach the targets, wherever the scenario itself may miss them. What the scenario's
+    own figures are is then no matter.
+    """
     found = []
     for phase, group, target in _further_shares(scenario):
         found.append(
@@ -54,13 +60,24 @@ def bounds(scenario: Scenario) -> list[Bound]:
                 at_most=100 * (target + scenario.tolerance) if phase.judged else None,
                 why=f"{shares.percent(target)} by weight" if phase.judged else "",
                 published=phase.published.get(group),
+                missed=phase.name if phase in scenario.missed and not reaching else None,
             )
         )
+    if reaching:
+        return found
     found += [
         Bound(label=f.label, unit=f.unit, at_least=f.at_least, at_most=f.at_most, why=f.why)
         for f in scenario.figure
     ]
     return found
+
+
+def missed(scenario: Scenario) -> str | None:
+    """The name of the part of the run whose shares are a sample's, if they are expected to miss their targets."""
+    main = next((p for p in scenario.phase if p.judged), None)
+    if scenario.expected_failure is None or main not in (None, *scenario.missed):
+        return None
+    return main.name if main else "all the run"
 
 
 def backlogged(result: fio.JobResult, depth: int, jobs: int) -> bool:
@@ -151,9 +168,13 @@ def _figures(scenario: Scenario, outcome: Outcome, saturations: dict[Load, Satur
         found[_share_label(group, phase)] = 100 * done / total if total else 0.0
     phases = {phase.name: phase for phase in scenario.phase}
     for figure in scenario.figure:
+        seen = course
+        if figure.kind == "share":
+            settled = {figure.phase: _settled_window(phases[figure.phase], outcome)}
+            seen = replace(course, phases=course.phases | settled)
         found[figure.label] = measure(
             figure,
-            course,
+            seen,
             targets=scenario.targets_in(phases[figure.phase]),
             parts=scenario.parts,
             most=max(s.max_iops for s in saturations.values()),

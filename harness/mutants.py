@@ -2,7 +2,7 @@
 
 First the good series runs the tests that are to kill: a test that fails there proves nothing. Then each mutant runs
 its own, the cheapest first, until one fails. Verdicts are kept in the cache; what changed neither in the mutant, nor
-in the series, nor in the tests, is not run again.
+in the series, nor in the tests, nor in what judges them in the harness, is not run again.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
 
 def tests_digest(files: Sequence[str]) -> str:
     """sha256 over test files (paths below the project), the fixtures that all have, and what these import from the
-    folder of the guest tests; over the scenarios, too, where tests are about scenarios.
+    folder of the guest tests; over the harness (`suite.judges`); over the scenarios, too, where tests are about
+    scenarios.
     """
     folder = project.ROOT / "tests" / "guest"
     own = [project.ROOT / file for file in files]
@@ -283,7 +284,7 @@ def tests_digest(files: Sequence[str]) -> str:
             left += [folder / f"{name}.py" for name in _imported(found[path])]
     if any(b"scenario" in found.get(path, b"") for path in own):
         found |= {path: path.read_bytes() for path in project.scenarios_dir().glob("*.toml")}
-    return digest(*(part for path in sorted(found) for part in (path.name, found[path])))
+    return digest(suite.judges(), *(part for path in sorted(found) for part in (path.name, found[path])))
 
 
 def _imported(source: bytes) -> list[str]:

@@ -128,9 +128,10 @@ class Timing(_Strict):
 class Phase(_Strict):
     """A part of the run, one after another; without any, the run is one phase, ``timing.window`` long.
 
-    weights, bandwidths: of the groups whose parameter changes when it begins. idle: groups that rest in it. more: so
-    many further jobs of a group from here on. judged: whether its shares are; else they are only reported. settle:
-    seconds at its beginning that its shares leave out. published: by group, the share in per cent that was published.
+    weights: of the groups whose weight changes when it begins. idle: groups that rest in it. more: so many further jobs
+    of a group from here on. judged: whether its shares are; else they are only reported. reaches: of an expected
+    failure, a phase whose target is reached all the same. settle: seconds at its beginning that its shares leave out.
+    published: by group, the share in per cent that was published.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 :-]{0,30}$")]
@@ -139,12 +140,15 @@ class Phase(_Strict):
     idle: tuple[Name, ...] = ()
     more: dict[Name, Jobs] = {}
     judged: bool = True
+    reaches: bool = False
     settle: Annotated[float, Field(ge=0)] = 0.0
     published: dict[Name, Percent] = {}
 
 
 class Control(_Strict):
     """A control: the same load where the scenario's targets must *not* come out; with ``reaches``, where they must.
+
+    Of an expected failure: where it must not come out as documented; with ``reaches``, where all targets must.
 
     compat: the kernel without the series, each group on a dm-linear of its own. weights: the series, but with these
     weights. ioband: the series, but with these parameters of the ioband device. one-share: the series, but all groups
@@ -198,7 +202,10 @@ class Scenario(_Strict):
     kernel.toml). contract: the rows of the conformance contract
     that its verdict answers. metric: what shares are shares of. own_partition: each group has an ioband device of its
     own, on a partition of its own. saturates: whether the groups together must fill the disk, without which shares say
-    nothing. expected_failure: why the targets are *not* reached, as documented; reaching them is then a failure.
+    nothing. expected_failure: why the targets are *not* reached, as documented; a judged phase that reaches its target
+    is then a failure, unless it says that it ``reaches``. Missing a target is easy, for a driver that does nothing as
+    well: a phase that reaches, or a figure with bounds, must tell the documented limit from that; or, where nothing can
+    in this set-up, the scenario named as ``beside``, in which the same load reaches its target.
     published: where published shares are from, and how that set-up differed.
     """
 
@@ -208,6 +215,7 @@ class Scenario(_Strict):
     needs: tuple[str, ...] = ()
     contract: tuple[RowId, ...] = ()
     expected_failure: str | None = None
+    beside: str | None = None
     published: str | None = None
     clock: Clock = "virtual"
     by: By = "cgroup"
@@ -266,6 +274,11 @@ class Scenario(_Strict):
         return weights
 
     @property
+    def missed(self) -> tuple[Phase, ...]:
+        """The phases whose targets are documented to be out of reach."""
+        return tuple(p for p in self.phase if self.expected_failure and p.judged and not p.reaches)
+
+    @property
     def loads(self) -> list[Load]:
         """What the groups do, each kind once."""
         return list(dict.fromkeys(g.load(self.load) for g in self.group))
@@ -295,6 +308,7 @@ def _mistakes(s: Scenario) -> Iterator[str]:
     yield from _mistakes_of_controls(s)
     yield from _mistakes_of_phases(s)
     yield from _mistakes_of_loads(s)
+    yield from _mistakes_of_expected_failures(s)
 
 
 def _mistakes_of_groups(s: Scenario) -> Iterator[str]:
@@ -354,6 +368,23 @@ def _mistakes_of_loads(s: Scenario) -> Iterator[str]:
         yield 'phases, partitions and buffered loads exist on the virtual clock only: say clock = "virtual"'
 
 
+def _mistakes_of_expected_failures(s: Scenario) -> Iterator[str]:
+    reaching = [p for p in s.phase if p.reaches]
+    for phase in reaching:
+        if not phase.judged or s.expected_failure is None:
+            yield f"phase {phase.name}: reaches = true is for judged phases of an expected failure"
+    if s.expected_failure is None:
+        if s.beside is not None:
+            yield "beside = ... goes with expected_failure"
+        return
+    if s.phase and not s.missed:
+        yield "expected_failure: no phase misses its target"
+    if not reaching and not any(f.why for f in s.figure) and s.beside is None:
+        yield (
+            "expected_failure: doing nothing would pass: no phase reaches, no figure has bounds, none is beside it"
+        )
+
+
 def load(path: Path) -> Scenario:
     """Read one scenario file; its name is the file's. Raises UserError that names the file and each wrong key."""
     try:
@@ -375,8 +406,14 @@ def load(path: Path) -> Scenario:
 
 
 def load_all(folder: Path) -> list[Scenario]:
-    """Every ``*.toml`` of a folder, by name. Raises UserError when there is none."""
+    """Every ``*.toml`` of a folder, by name. Raises UserError when there is none, or one names another that is not."""
     found = [load(p) for p in sorted(folder.glob("*.toml"))]
     if not found:
         raise UserError(f"no scenario in {folder}", hint="add one (*.toml), or name another folder")
+    reaching = {s.name for s in found if s.expected_failure is None}
+    for s in found:
+        if s.beside is not None and s.beside not in reaching:
+            raise UserError(
+                f"{s.name}: beside: no scenario {s.beside} that reaches its target", hint="name one that does"
+            )
     return found

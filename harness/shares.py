@@ -23,6 +23,11 @@ whose true share is outside passes with at most 2.5 %. FAIL needs one group outs
 true shares all lie exactly on the edge it is false with at most 2.5 % times k, and far less for true shares
 away from the edge. (Two groups are one test: their shares mirror each other.)
 
+Expected failures. Where a target is documented to be out of reach, the rule is turned round, part by part of the
+run: each part of which that is said must miss its target by the rule above (some group wholly outside), and one that
+reaches it fails the scenario. Everything else, the figures and the targets of the other parts, keeps its own rule.
+A PASS needs every part, so the level is that of a single one again.
+
 Figures (``figures.py``: seconds, ratios, KB per second) are judged in the same way: the interval of each figure's
 mean against its bounds, of which one may be open. They count as further groups in what is said above.
 """
@@ -108,6 +113,7 @@ class Bound(_Strict):
     """What a figure must keep to; without bounds it is only reported.
 
     label: the figure's name. at_least, at_most: in unit. why: where they come from. published: what was published.
+    missed: of the share of a group in a phase whose target is documented to be out of reach: the phase.
     """
 
     label: str
@@ -116,6 +122,7 @@ class Bound(_Strict):
     at_most: float | None = None
     why: str = ""
     published: float | None = None
+    missed: str | None = None
 
 
 class FigureVerdict(Bound):
@@ -171,12 +178,15 @@ def judge(
     looks: Sequence[int] = LOOKS,
     parts: Mapping[str, str] | None = None,
     bounds: Sequence[Bound] = (),
+    missed: str | None = None,
+    expected_failure: str = "",
 ) -> ShareVerdict:
     """The three-way verdict on the samples so far; see the module's docstring for the rule and for what its
     confidence means.
 
     targets: share per group, summing to 1 in each part; empty where no share is judged. parts: bandwidth domain
-    by group, one for all if not given. bounds: of the figures that are judged or reported. looks: the numbers of
+    by group, one for all if not given. bounds: of the figures that are judged or reported. missed: of what phase the
+    targets are, if they must *not* be reached; expected_failure: why not. looks: the numbers of
     samples at which this is called, in rising order. A call at another number (a budget cut short) takes the
     place of the next look. Raises
     MeasurementError if a sample lacks a group of the targets or has one more; ValueError for targets or
@@ -199,7 +209,7 @@ def judge(
             for g, target in targets.items()
         )
     found = tuple(_figure([s.figures[b.label] for s in samples], b, level) for b in bounds if samples)
-    verdict, reasons = _verdict(shares, found, tolerance)
+    verdict, reasons = _verdict(shares, found, tolerance, missed, expected_failure)
     if n < MIN_SAMPLES:
         verdict = Verdict.INCONCLUSIVE
         reasons = [f"{n} sample{'s' * (n != 1)}, and at least {MIN_SAMPLES} are needed"]
@@ -250,21 +260,16 @@ def scenario_verdict(
     controls: Mapping[str, ShareVerdict],
     *,
     reaching: Sequence[str] = (),
-    expected_failure: str | None = None,
 ) -> tuple[Verdict, list[str]]:
     """The verdict of a scenario from its own and its controls' (by name), and the reasons why it is not PASS.
 
-    A FAIL stands by itself. A PASS counts only if every control did its duty, which is to miss the target, or to
-    reach it for those named in ``reaching``: otherwise the shares say nothing about the series, and the scenario is
-    INCONCLUSIVE. With an expected failure (the text says why) FAIL and PASS change places.
+    A FAIL stands by itself. A PASS counts only if every control did its duty, which is to miss the target (of an
+    expected failure: not to come out as documented), or to reach it for those named in ``reaching``: otherwise the
+    shares say nothing about the series, and the scenario is INCONCLUSIVE. One of ``reaching`` that misses is a FAIL:
+    it is the series itself, with other parameters.
     """
     reasons = list(judged.reasons)
     verdict = judged.verdict
-    if expected_failure is not None and verdict is Verdict.FAIL:
-        verdict, reasons = Verdict.PASS, []
-    elif expected_failure is not None and verdict is Verdict.PASS:
-        verdict = Verdict.FAIL
-        reasons.append(f"it is on target, and should not be: {expected_failure}")
     for name, control in controls.items():
         duty = control_verdict(control, reaches=name in reaching)
         if duty is Verdict.PASS:
@@ -275,6 +280,7 @@ def scenario_verdict(
             reasons.append(
                 f"control {name} misses the target, which it must reach: {'; '.join(control.reasons)}"
             )
+            verdict = Verdict.FAIL
         else:
             reasons.append(
                 f"negative control {name} reaches the target too: the shares do not come from what is tested"
@@ -345,9 +351,36 @@ def _refusals(
 
 
 def _verdict(
-    shares: Sequence[GroupShare], found: Sequence[FigureVerdict], tolerance: float
+    shares: Sequence[GroupShare],
+    found: Sequence[FigureVerdict],
+    tolerance: float,
+    missed: str | None,
+    expected_failure: str,
 ) -> tuple[Verdict, list[str]]:
     """The rule of the module's docstring over the groups' and figures' own verdicts, and why it is not PASS."""
+    missing: dict[str, list[Verdict]] = {}
+    if missed is not None and shares:
+        missing[missed], shares = [s.verdict for s in shares], ()
+    for figure in found:
+        if figure.missed is not None:
+            missing.setdefault(figure.missed, []).append(figure.verdict)
+    verdict, reasons = _held(shares, [f for f in found if f.missed is None], tolerance)
+    for phase, verdicts in missing.items():
+        if Verdict.FAIL in verdicts:
+            continue
+        if Verdict.INCONCLUSIVE in verdicts:
+            reasons.append(f"{phase}: it may be on target, and should not be: {expected_failure}")
+            verdict = Verdict.FAIL if verdict is Verdict.FAIL else Verdict.INCONCLUSIVE
+        else:
+            reasons.append(f"{phase}: it is on target, and should not be: {expected_failure}")
+            verdict = Verdict.FAIL
+    return verdict, reasons
+
+
+def _held(
+    shares: Sequence[GroupShare], found: Sequence[FigureVerdict], tolerance: float
+) -> tuple[Verdict, list[str]]:
+    """Whether all of them are inside, and which are not."""
     outside = [_outside_text(s, tolerance) for s in shares if s.verdict is Verdict.FAIL]
     outside += [f"{_figure_text(f)}, outside {bounds_text(f)}" for f in found if f.verdict is Verdict.FAIL]
     if outside:

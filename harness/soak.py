@@ -1,7 +1,7 @@
 """``harness soak``: the good series passes everything, again and again. It ends with the first round that does not.
 
 A round is long. Those that passed in a row are counted in the cache, for as long as neither the kernels, nor the
-guest's programs, nor the tests change: the command goes on where it ended before.
+guest's programs, nor the tests, nor what judges them in the harness change: the command goes on where it ended before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import child, progress, project, testbed
+from harness import child, progress, project, suite, testbed
 from harness.errors import EXIT_PASSED
 from harness.kbuild import BuildSpec
 from harness.record import Run
@@ -70,7 +70,7 @@ def run(rounds: int, kernel: str, series: Path | None, selection: Sequence[str],
 
 class Streak:
     """How many rounds have passed in a row: one entry of the cache for each. Whatever the kernels are made of, and
-    every file that the tests are made of, is part of the key.
+    every file that the tests are made of, is part of the key, and with them the harness (`suite.judges`).
     """
 
     def __init__(self, store: Store, bed: Testbed, words: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ class Streak:
         ]
         folder = project.ROOT / "tests" / "guest"
         files = [*folder.rglob("*.py"), *folder.rglob("*.toml"), *project.scenarios_dir().glob("*.toml")]
-        self._digest = digest(*(spec.key for spec in specs), bed.image.key, *sorted(files), *words)
+        self._digest = digest(*(spec.key for spec in specs), bed.image.key, suite.judges(), *sorted(files), *words)
         self.length = 0
         while store.find(KIND, self._key(self.length + 1)) is not None:
             self.length += 1

@@ -5,11 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from harness import conformance, project
 from harness.errors import UserError
+from harness.store import digest
+
+# Modules of the harness that decide nothing about a test: what shows and what starts, what measures speed, what
+# judges patches, and the two commands that ask for the digest (of `mutants`, RECIPE is part of its keys).
+NOT_JUDGING = frozenset(
+    (
+        *("__main__", "cli", "interactive", "progress", "fetch"),
+        *("bench", "drivercost", "checkpatch", "validate", "validation"),
+        *("mutant", "mutants", "soak"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,19 @@ def collect() -> list[Test]:
             hint="pytest --collect-only tests/guest says more",
         )
     return collector.tests
+
+
+def judges(folder: Path = Path(__file__).parent) -> str:
+    """sha256 over the harness's own part in whether a test passes: all modules and templates of the package but the
+    folder ``report`` and those of ``NOT_JUDGING``. To err on the side of too many is cheap; a change that is not seen
+    would keep verdicts that nobody found.
+    """
+    parts = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in (*folder.rglob("*.py"), *folder.rglob("*.j2"))
+        if path.name.partition(".")[0] not in NOT_JUDGING and path.relative_to(folder).parts[0] != "report"
+    }
+    return digest(*(part for name in sorted(parts) for part in (name, parts[name])))
 
 
 class _Collector:

@@ -25,6 +25,10 @@ PATIENCE = 60.0
 # From one look at it to the next, in times that a look took: that takes the guest's one CPU from what is waited for.
 PAUSE = 3.0
 
+# Where the kernel waits for I/O: in the target, or for what has been submitted. In D a process may also be for a moment
+# that has nothing to do with its I/O: for a page to be read, a lock, a child that it made with vfork.
+IO_WAITS = ("ioband_", "__blockdev_direct_IO", "sync_page")
+
 _marks = itertools.count(1)
 
 T = TypeVar("T")
@@ -247,7 +251,10 @@ class Submitters:
             self.guest,
             lambda: self.where(pids),
             "each process waits for its I/O or has ended",
-            lambda told: all(state in "DXZ" for state, _ in told.values()),
+            lambda told: all(
+                state in "XZ" or (state == "D" and function.startswith(IO_WAITS))
+                for state, function in told.values()
+            ),
         )
 
     def made_to_wait(self, pids: Sequence[int]) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.guest import Guest
 
 FOLDER = "/tmp/race"
+
+# Seconds of the guest that the leader goes on for at most, where it waits for what must have been seen.
+MOST = 60
 
 # run COMMAND...: count it. put TEXT FILE: one write(2) by the shell itself, no process is started. get FILE: read it
 # all, likewise. What goes wrong is said in a file of the side's own.
@@ -43,7 +46,18 @@ turned() {
 		[ "$(tail -n 1 count.$other)" != "$(cat begin.$other)" ] || return 1
 	done
 }
-until [ $i -ge %(count)d ] && turned; do
+both() {
+	for other in %(both)s; do
+		set -- $(tail -n 1 count.$other)
+		[ $2 -gt 0 ] && [ $3 -gt 0 ] || return 1
+	done
+}
+read -r begun rest </proc/uptime
+in_time() {
+	read -r now rest </proc/uptime
+	[ $((${now%%%%.*} - ${begun%%%%.*})) -lt %(most)d ]
+}
+until [ $i -ge %(count)d ] && turned && { both && %(enough)s || ! in_time; }; do
 	i=$((i + 1))
 %(body)s
 done
@@ -64,14 +78,24 @@ class Side:
     errors: Counter[str]
 
 
-def race(guest: Guest, leader: tuple[str, str, int], others: Mapping[str, str]) -> dict[str, Side]:
+def race(
+    guest: Guest,
+    leader: tuple[str, str, int],
+    others: Mapping[str, str],
+    *,
+    both: Sequence[str] = (),
+    enough: str = "true",
+) -> dict[str, Side]:
     """Run loops side by side: leader = (name, body, rounds); the others run for as long as it does.
 
-    It does more rounds where that is needed for each of the others to go round. Bodies are shell, see the prelude.
+    It does more rounds where that is needed for each of the others to go round, and, for ``MOST`` seconds, until each
+    of those in ``both`` has been done and has been refused and ``enough``, a command of the shell in the leader, says
+    so: how soon the loops meet is luck. Bodies are shell, see the prelude.
     """
     name, body, count = leader
     script = _PRELUDE + "".join(_OTHER % {"side": s, "body": b} for s, b in others.items())
-    script += _LEADER % {"side": name, "body": body, "count": count, "others": " ".join(others)}
+    words = {"side": name, "body": body, "count": count, "others": " ".join(others)}
+    script += _LEADER % {**words, "both": " ".join(both), "enough": enough, "most": MOST}
     guest.run(["sh", "-c", f"rm -rf {FOLDER} && mkdir {FOLDER}"])
     guest.put(script, f"{FOLDER}/script")
     guest.run(["sh", f"{FOLDER}/script"], timeout=300)

@@ -269,7 +269,7 @@ def test_mkdir(guest, faults, disk, blkio, seen):
     seen(str(found))
 
 
-@pytest.mark.contract("fault-05")
+@pytest.mark.contract("fault-05", "settings-18")
 def test_settings_attach(guest, faults, disk, blkio, seen):
     group = blkio.create("g")
     write = f"echo 'd 40' > {group.path}/blkio.settings"

@@ -12,10 +12,12 @@ from test_integrity import LIMIT, PARKED, USERS, fill, still_parked
 
 from harness.cgroup import Hierarchy
 
+MODULE = (("CONFIG_DM_IOBAND", "m"),)
+
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.flavours("perf", "debug"),
-    pytest.mark.machine(cpus=2, config=(("CONFIG_DM_IOBAND", "m"),)),
+    pytest.mark.machine(cpus=2, config=MODULE),
 ]
 
 INSMOD, RMMOD = "insmod /lib/modules/dm-ioband.ko", "rmmod dm-ioband"
@@ -57,6 +59,18 @@ def test_unloading_is_refused_while_bios_are_parked(guest, seen):
 
 @pytest.mark.contract("stress-07", "chk-20")
 def test_module_against_cgroup_files(guest, seen):
+    against_cgroup_files(guest, seen, 60)
+
+
+@pytest.mark.contract("stress-07", "chk-20")
+@pytest.mark.flavours("perf")
+@pytest.mark.machine(config=MODULE)
+def test_module_against_cgroup_files_on_one_cpu(guest, seen):
+    """Whoever sleeps hands over; a few rounds."""
+    against_cgroup_files(guest, seen, 15)
+
+
+def against_cgroup_files(guest, seen, rounds: int) -> None:
     with Hierarchy(guest, "blkio") as hierarchy:
         top, group = hierarchy.path, hierarchy.create("g").path
         life = f"""
@@ -68,12 +82,13 @@ def test_module_against_cgroup_files(guest, seen):
 """
         sides = race(
             guest,
-            ("life", life, 60),
+            ("life", life, rounds),
             {
                 "read": f"get {top}/blkio.devices; get {group}/blkio.settings",
                 "write": f'put "s reset" {top}/blkio.devices',
                 "groups": f"run mkdir {top}/h; run rmdir {top}/h",
             },
+            both=["write"],
         )
         refused = sum(map(int, guest.get("/tmp/race/refused").split()))
         read, write = sides["read"], sides["write"]

@@ -81,6 +81,7 @@ class Loops:
                 "set": f'put "band $((i % 99 + 1))" {group.path}/blkio.settings; put band {group.path}/blkio.settings',
                 "message": f'put "s weight $((i % 99 + 1))" {top}/blkio.devices; put "band reset" {top}/blkio.devices',
             },
+            both=["set", "message"],
         )  # fmt: skip
         seen(told(sides))
         assert sides["life"].bad == 0, sides["life"].errors
@@ -133,6 +134,7 @@ class Loops:
                 guest,
                 ("life", life, self.rounds * 150 // 100),
                 {"detach": detach, "message": "read -r id <id && run dmsetup message s2 0 detach $id"},
+                both=["detach"],
             )
             seen(told(sides))
             assert sides["life"].bad == 0, sides["life"].errors

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import run_builder
 
-from harness import report
+from harness import measurement, project, report, scenario
 from harness.record import GroupRecord, Recorder, load
 from harness.report import summary
 from harness.shares import Bound, Sample, Verdict, judge, scenario_verdict
 
 WHY = "documented: nothing is in flight"
+SCENARIOS = scenario.load_all(project.scenarios_dir())
 
 
 def figured(*values, **bound):
@@ -66,21 +67,77 @@ def test_shares_are_of_the_groups_own_domain():
     assert judge(starved, goal, parts=parts).verdict is Verdict.INCONCLUSIVE
 
 
-def test_an_expected_failure_passes_by_failing_and_fails_by_passing():
-    bad, good = figured(3.0, 3.1, 2.9, at_most=2.0), figured(1.0, 1.1, 0.9, at_most=2.0)
-    open_ = figured(2.0, 2.1, 1.9, at_most=2.0)
-    assert scenario_verdict(bad, {}, expected_failure=WHY) == (Verdict.PASS, [])
-    verdict, reasons = scenario_verdict(good, {}, expected_failure=WHY)
-    assert verdict is Verdict.FAIL and WHY in reasons[0]
-    assert scenario_verdict(open_, {}, expected_failure=WHY)[0] is Verdict.INCONCLUSIVE
+def phased(first, second, *figures, **bound):
+    """An expected failure: shares of group a in two phases, of which the second misses as well, and a figure."""
+    samples = [
+        Sample(
+            seed=n,
+            ios={"a": round(1000 * one), "b": round(1000 * (1 - one))},
+            seconds=1.0,
+            backlogged={"a": True, "b": True},
+            figures={"share of a, two": 100 * two, "x": x},
+        )
+        for n, (one, two, x) in enumerate(zip(first, second, figures, strict=True), 1)
+    ]
+    two = Bound(label="share of a, two", unit="%", at_least=77, at_most=83, missed="two")
+    return judge(
+        samples,
+        {"a": 0.8, "b": 0.2},
+        bounds=[two, Bound(label="x", unit="%", **bound)],
+        missed="one",
+        expected_failure=WHY,
+    )
+
+
+ON, OFF, BETWEEN = (0.8, 0.801, 0.799), (0.5, 0.501, 0.499), (0.77, 0.771, 0.769)
+LOW, HIGH = (1.0, 1.1, 0.9), (3.0, 3.1, 2.9)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "figure", "verdict", "said"),
+    [
+        (OFF, OFF, HIGH, Verdict.PASS, None),
+        (ON, ON, HIGH, Verdict.FAIL, "one: it is on target"),
+        (ON, OFF, HIGH, Verdict.FAIL, "one: it is on target"),
+        (OFF, ON, HIGH, Verdict.FAIL, "two: it is on target"),
+        (OFF, BETWEEN, HIGH, Verdict.INCONCLUSIVE, "two: it may be"),
+        (OFF, OFF, LOW, Verdict.FAIL, "x is 1"),
+        (OFF, BETWEEN, LOW, Verdict.FAIL, "x is 1"),
+    ],
+)
+def test_an_expected_failure_misses_in_each_phase_and_keeps_its_figures(first, second, figure, verdict, said):
+    judged = phased(first, second, *figure, at_least=2.0)
+    assert judged.verdict is verdict
+    assert bool(judged.reasons) == (said is not None)
+    assert said is None or judged.reasons[0].startswith(said)
+    assert said is None or "x is" in said or WHY in judged.reasons[0]
+    assert (judged.next_look is not None) == (verdict is Verdict.INCONCLUSIVE)
+
+
+def test_a_driver_that_does_nothing_fails_an_expected_failure():
+    """The control comes out otherwise than documented, or the scenario proves nothing."""
+    good, idle = phased(OFF, OFF, *HIGH, at_least=2.0), phased(OFF, OFF, *LOW, at_least=2.0)
+    assert scenario_verdict(good, {"compat": idle}) == (Verdict.PASS, [])
+    assert scenario_verdict(good, {"compat": good})[0] is Verdict.INCONCLUSIVE
+    assert scenario_verdict(idle, {"compat": idle})[0] is Verdict.FAIL
 
 
 def test_beside_an_expected_failure_stands_a_control_that_must_reach():
-    bad, good = figured(3.0, 3.1, 2.9, at_most=2.0), figured(1.0, 1.1, 0.9, at_most=2.0)
-    reached = scenario_verdict(bad, {"t": good}, reaching=["t"], expected_failure=WHY)
-    assert reached == (Verdict.PASS, [])
-    verdict, reasons = scenario_verdict(bad, {"t": bad}, reaching=["t"], expected_failure=WHY)
-    assert verdict is Verdict.INCONCLUSIVE and "must reach" in reasons[0]
+    good = phased(OFF, OFF, *HIGH, at_least=2.0)
+    there, missing = figured(1.0, 1.1, 0.9, at_most=2.0), figured(3.0, 3.1, 2.9, at_most=2.0)
+    assert scenario_verdict(good, {"t": there}, reaching=["t"]) == (Verdict.PASS, [])
+    verdict, reasons = scenario_verdict(good, {"t": missing}, reaching=["t"])
+    assert verdict is Verdict.FAIL and "must reach" in reasons[0]
+
+
+@pytest.mark.parametrize("name", [s.name for s in SCENARIOS if s.expected_failure])
+def test_each_expected_failure_says_what_misses_and_what_holds(name):
+    chosen = next(s for s in SCENARIOS if s.name == name)
+    bounds, main = measurement.bounds(chosen), measurement.missed(chosen)
+    assert main is not None or any(b.missed for b in bounds)
+    held = [b for b in bounds if b.missed is None and (b.at_least is not None or b.at_most is not None)]
+    assert held or chosen.beside
+    assert not any(b.missed for b in measurement.bounds(chosen, reaching=True))
 
 
 def made(folder: Path) -> Recorder:
@@ -93,7 +150,9 @@ def made(folder: Path) -> Recorder:
     ]
     entry.samples = [s.model_copy(update={"figures": {"settled": 0.5}}) for s in entry.samples]
     bounds = [Bound(label="settled", unit="s", at_most=0.2, why="one epoch", published=0.1)]
-    entry.judged = judge(entry.samples, {"a": 0.8, "b": 0.2}, bounds=bounds)
+    entry.judged = judge(
+        entry.samples, {"a": 0.8, "b": 0.2}, bounds=bounds, missed="all the run", expected_failure=WHY
+    )
     entry.controls[0].reaches = True
     entry.verdict, entry.reasons = Verdict.PASS, []
     with recorder.change() as run:

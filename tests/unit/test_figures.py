@@ -55,6 +55,9 @@ def test_rates():
     assert value(Figure(kind="fastest", phase="two", groups=("a",)), counted) == pytest.approx(650.0)
     assert value(Figure(kind="slowest", phase="two", groups=("a",)), counted) == pytest.approx(500.0)
     assert value(Figure(kind="throughput", phase="one"), counted) == pytest.approx(0.5)
+    counted = course([300 * i for i in range(31)], [100 * i for i in range(31)])
+    assert value(Figure(kind="share", phase="all", groups=("a",)), counted) == pytest.approx(75.0)
+    counted = course(a, [0] * 31, one=(0, 10), two=(10, 30))
     unchanged = Figure(kind="unchanged", phase="two", since="one", groups=("a",))
     assert value(unchanged, counted) == pytest.approx(1.15)
 

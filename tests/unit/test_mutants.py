@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import run_builder
 
-from harness import child, mutant, mutants, project
+from harness import child, mutant, mutants, project, suite
 from harness.mutant import Mutant, MutantRecord
 from harness.record import ErrorRecord, Recorder, Run, TestRecord, exit_code, load
 from harness.report import html, junit, summary
@@ -121,7 +121,9 @@ def test_changed_tests_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
         seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
     (tmp_path / "tests" / "scenarios" / "s.toml").write_text("z")
     seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
-    assert len(seen) == 6
+    monkeypatch.setattr(suite, "judges", lambda: "another harness")
+    seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
+    assert len(seen) == 7
 
 
 def test_reports(m: Mutant, tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_targets_follow_the_weights(tmp_path):
         (f'{GOOD}[[figure]]\nkind = "surplus"\nphase = "none"\n', "groups"),
         (f'{GOOD}[[figure]]\nkind = "throughput"\nphase = "p"\nat_least = 0.9\n', "why"),
         (f'{GOOD}[[control]]\nkind = "ioband"\n', "ioband"),
+        (f'expected_failure = "f"{GOOD}', "doing nothing would pass"),
+        (f'beside = "y"{GOOD}', "beside"),
+        (f'{GOOD}[[phase]]\nname = "one"\nseconds = 3.0\nreaches = true\n', "reaches"),
+        (
+            f'expected_failure = "f"{GOOD}[[phase]]\nname = "one"\nseconds = 3.0\nreaches = true\n',
+            "no phase misses",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, said):
@@ -79,6 +86,14 @@ def test_mistakes_are_named(tmp_path, text, said):
 def test_no_scenario_at_all(tmp_path):
     with pytest.raises(UserError, match="no scenario"):
         scenario.load_all(tmp_path)
+
+
+def test_a_scenario_beside_must_be_there_and_reach(tmp_path):
+    load(tmp_path, f'expected_failure = "f"\nbeside = "y"{GOOD}')
+    with pytest.raises(UserError, match="no scenario y"):
+        scenario.load_all(tmp_path)
+    load(tmp_path, GOOD, "y")
+    assert len(scenario.load_all(tmp_path)) == 2
 
 
 CASES = [(s, c) for s in ALL for c in (None, *s.control)]

@@ -63,8 +63,8 @@ def test_a_failure_ends_it(store, bed):
     assert Streak(store, bed, ["tests"]).length == 0
 
 
-@pytest.mark.parametrize("what", ["selection", "series", "tests"])
-def test_what_changed_begins_anew(store, bed, what, test_file):
+@pytest.mark.parametrize("what", ["selection", "series", "tests", "harness"])
+def test_what_changed_begins_anew(store, bed, what, test_file, monkeypatch):
     Streak(store, bed, ["tests"]).longer()
     assert Streak(store, bed, ["tests"]).length == 1
     words = ["tests"]
@@ -75,4 +75,6 @@ def test_what_changed_begins_anew(store, bed, what, test_file):
             bed.series = "another"  # type: ignore[assignment]
         case "tests":
             test_file.write_text("changed")
+        case "harness":
+            monkeypatch.setattr(soak.suite, "judges", lambda: "another")
     assert Streak(store, bed, words).length == 0
