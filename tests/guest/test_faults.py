@@ -66,7 +66,7 @@ def walk(
     from_call: begin with the call; for programs whose start is walked over elsewhere, with another command.
     until: a function; the walk ends with the first allocation in it. made_up_for: the driver may succeed all the same.
     """
-    before, seen = state(), Walk(0, 0, [])
+    before, seen = state(), Walk(0, [], [])
 
     def fail(n: int) -> tuple[Attempt, bool]:
         """The n-th one; whether that was in the call, or it came to the call."""
@@ -262,10 +262,13 @@ def test_policy_switch(guest, faults, line, seen):
 
 
 @pytest.mark.contract("fault-04")
-def test_mkdir(guest, faults, blkio, seen):
+def test_mkdir(guest, faults, disk, blkio, seen):
+    disk.message("attach", "0")  # the id of a cgroup that has got none, and of pages that nobody owns
+    disk.message("weight", "0:50")
+
     def groups():
         number = guest.run("grep blkio /proc/cgroups").stdout.split()[2]
-        return number, guest.run(["ls", blkio.path]).stdout
+        return number, guest.run(["ls", blkio.path]).stdout, disk.raw_table()
 
     found = walk(
         faults,
