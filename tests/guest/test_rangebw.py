@@ -268,6 +268,31 @@ def test_debts_are_paid(guest, seen):
     seen(f"second read of 4 KiB at 1 KB/s not before {int(took)} s")
 
 
+# Reads 16 sectors where 6 per second are allowed, and lets nothing else run until the second of the seconds after that,
+# so that the driver looks once for both. 4 sectors are left to pay off, less than the maximum.
+UNSEEN = """
+now() {{ read up rest < /proc/uptime; echo ${{up%.*}}${{up#*.}}; }}
+limit=/proc/sys/kernel/sched_rt_runtime_us; before=$(cat $limit); echo -1 > $limit
+started=$(now)
+chpst -u 7:7 dd if={path} of=/dev/null bs=8k count=1 iflag=direct
+chrt -f 50 sh -c "while read up rest < /proc/uptime; [ \\${{up%.*}}\\${{up#*.}} -lt $((started + 250)) ]; do :; done"
+code=$?; echo $before > $limit; exit $code
+"""
+
+
+@pytest.mark.contract("rbw-18")
+def test_a_debt_that_nobody_saw(guest, seen):
+    with made(guest, "s 0 0 user range-bw 0 :0:0 7:0:3") as device, contextlib.ExitStack() as stack:
+        guest.run(["chmod", "666", device.path])
+        submitters = stack.enter_context(Submitters(guest))
+        stack.callback(let_go, device)
+        guest.run(UNSEEN.format(path=device.path))
+        device.message("range-bw", "7:0:1")
+        submitters.start(device.path, 1, uid=7)
+        until(guest, lambda: device.status().groups[7].reads == 2, "the group goes on")
+    seen("owing 4 sectors, held by a maximum of 2: goes on")
+
+
 @pytest.mark.contract("rbw-13")
 def test_suspending_issues_all(guest, parked, seen):
     device, submitters = parked(3)
