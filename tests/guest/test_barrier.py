@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -90,15 +90,22 @@ def mounted(stage: Scene, barrier: int) -> Iterator[str]:
         ]
     )
     try:
-        guest.run(f"dd if=/dev/zero of={place}/file bs=64k count=32; chmod 666 {place}/file; sync")
+        # Pages left in the cache, which a journal may hold, would make direct writes fall back to delayed ones.
+        guest.run(
+            f"dd if=/dev/zero of={place}/file bs=64k count=32; chmod 666 {place}/file; sync; "
+            "echo 1 >/proc/sys/vm/drop_caches"
+        )
         yield place
     finally:
         if guest.machine.console.death is None:
             guest.run(["umount", place])
 
 
-def commit(stage: Scene, place: str) -> list[Command]:
-    """Commit transactions while a user's direct I/O crowds the device; what the disk was told."""
+def commit(stage: Scene, place: str, changes: Sequence[str] = ()) -> list[Command]:
+    """Commit transactions while a user's direct I/O crowds the device; what the disk was told.
+
+    changes: commands of the shell that begin beside the second, the fifth and so on of the commits.
+    """
     job = fio.Job(
         name="crowd",
         filename=f"{place}/file",
@@ -119,7 +126,11 @@ def commit(stage: Scene, place: str) -> list[Command]:
     commands: list[Command] = []
     with told(stage.guest, commands):
         crowd = stage.load("crowd", [job])
-        stage.guest.run(f"for i in $(seq {COMMITS}); do echo $i >{place}/$i; fsync {place}/$i; done")
+        beside = "".join(f"{3 * n + 2}) ( {change} ) & pids=$pids\\ $! ;; " for n, change in enumerate(changes))
+        stage.guest.run(
+            f"pids=; for i in $(seq {COMMITS}); do echo $i >{place}/$i; case $i in {beside}*) ;; esac\n"
+            f"fsync {place}/$i; done; for p in $pids; do wait $p || exit 1; done"
+        )
         crowd.result()
     return commands
 
@@ -144,14 +155,27 @@ TABLE = {
     "groups": {USER: "100"},
 }
 
+# What happens to the device meanwhile. The file system is not frozen: it goes on to commit.
+CHANGES = (
+    "dmsetup suspend --nolockfs band && dmsetup resume band",
+    "dmsetup suspend --nolockfs --noflush band && dmsetup resume band",
+    "dmsetup message band 0 policy weight-iosize",
+)
+
 
 @pytest.mark.contract("int-15")
 def test_commit_records_go_between_two_flushes(guest, seen):
     with scene(guest, **TABLE) as stage, mounted(stage, barrier=1) as place:
         stage.band.message("reset")
-        commands = commit(stage, place)
+        commands = commit(stage, place, CHANGES)
         groups = stage.band.status().groups
-        flushes = [i for i, command in enumerate(commands) if command.code == SYNCHRONIZE_CACHE]
+        assert stage.band.table().policy == "weight-iosize", "all changes were made"
+        flushes = [
+            i
+            for i, command in enumerate(commands)
+            # A barrier that a noflush suspend pushes back begins again, with another flush.
+            if command.code == SYNCHRONIZE_CACHE and commands[i + 1 : i + 2] != [command]
+        ]
         assert len(flushes) >= 2 * COMMITS, "each fsync is a commit"
         numbers, complete, last, previous = [], 0, -1, None
         for first, second in zip(flushes[::2], flushes[1::2], strict=True):
@@ -174,7 +198,7 @@ def test_commit_records_go_between_two_flushes(guest, seen):
         assert journal_parked > 0 < groups[USER].writes_deferred
         seen(
             f"{len(numbers)} commits among {len(commands)} commands, each between two flushes, {complete} seen to come"
-            f" after all their blocks;"
+            f" after all their blocks, with suspend, noflush suspend and policy switch meanwhile;"
             f" {journal_parked} of the file system's bios and {groups[USER].writes_deferred} of the user's were parked"
         )
 
