@@ -86,6 +86,21 @@ def image(testbed: Testbed) -> Image:
 
 
 @pytest.fixture(scope="session")
+def fact(testbed: Testbed) -> Callable[[str], int | str | tuple[str, ...]]:
+    """``fact(name)``: something in which base kernels differ, for the one that is tested (``facts`` in kernel.toml)."""
+
+    def value(name: str) -> int | str | tuple[str, ...]:
+        known = testbed.spec.facts
+        if name not in known:
+            raise pytest.UsageError(
+                f"no fact {name!r}; kernel/{testbed.spec.name}/kernel.toml has {', '.join(known) or 'none'}"
+            )
+        return known[name].value
+
+    return value
+
+
+@pytest.fixture(scope="session")
 def campaign(testbed: Testbed, pytestconfig: pytest.Config) -> Campaign:
     """The runs of all selected scenarios."""
     return pytestconfig.stash[SESSION_PLUGIN].started_campaign()

@@ -68,9 +68,17 @@ class RunVerdict(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class FactRecord(_Strict):
+    """What tests were told of this kernel. why: it is so, in words."""
+
+    value: int | str | list[str]
+    why: str
+
+
 class KernelRecord(_Strict):
     """The base kernel. tree: sha256 of the tree's content. origin: where the tree came from, in words. why: it is this
-    kernel that was tested; "" in records from before that was told.
+    kernel that was tested; "" in records from before that was told. lacks: what other base kernels have, and why it has
+    not. facts: in which they differ.
     """
 
     name: str
@@ -78,6 +86,8 @@ class KernelRecord(_Strict):
     tree: str
     origin: str
     why: str = ""
+    lacks: dict[str, str] = {}
+    facts: dict[str, FactRecord] = {}
 
 
 class PatchRecord(_Strict):

@@ -13,6 +13,7 @@ from harness.accelerator import Wanted
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
 from harness.record import (
+    FactRecord,
     ImageRecord,
     KernelRecord,
     PatchRecord,
@@ -88,7 +89,16 @@ def describe_sources(
     """Record the kernel and the series. why_kernel: as for `describe`."""
     recorder.update(
         kernel=KernelRecord(
-            name=spec.name, version=tree.version, tree=tree.id, origin=tree.origin, why=why_kernel
+            name=spec.name,
+            version=tree.version,
+            tree=tree.id,
+            origin=tree.origin,
+            why=why_kernel,
+            lacks=spec.lacks,
+            facts={
+                name: FactRecord.model_validate(fact.model_dump(mode="json"))
+                for name, fact in spec.facts.items()
+            },
         ),
         series=_series_record(series),
         choice=f"Kernel {spec.name} and the series in {series.path}.",

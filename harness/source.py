@@ -91,13 +91,21 @@ class Schedulers(_Strict):
     queueing: str | None = None
 
 
+class Fact(_Strict):
+    """Something in which base kernels differ and that tests must know. why: it is so on this one, in words."""
+
+    value: int | str | tuple[str, ...]
+    why: str
+
+
 class KernelSpec(_Strict):
     """A base kernel: all of `kernel/<name>/`. File names are absolute once loaded.
 
     preference: where nobody names a kernel, the one with the least number whose source is to be had is taken.
     append: words for every kernel command line. smp_append: for those with more than one CPU. slowdown: by what
     factor a flavour is slower than `perf`, where it is: deadlines scale with it. lacks: what other base kernels have
-    and this one has not, and why; tests that need it are skipped. checkpatch: options for the tree's own.
+    and this one has not, and why; tests that need it are skipped. facts: by name, the same names for every kernel.
+    checkpatch: options for the tree's own.
     """
 
     name: str
@@ -117,6 +125,7 @@ class KernelSpec(_Strict):
     series_fragments: tuple[Path, ...] = ()
     schedulers: Schedulers = Schedulers()
     lacks: dict[str, str] = {}
+    facts: dict[str, Fact] = {}
     virtual_disk: VirtualDisk
     git: GitName | None = None
     tarballs: tuple[Tarball, ...] = ()

@@ -13,6 +13,7 @@ from harness.record import (
     ControlRecord,
     DeathRecord,
     ErrorRecord,
+    FactRecord,
     GroupRecord,
     ImageRecord,
     KernelRecord,
@@ -188,7 +189,15 @@ def recorder(folder: Path) -> Recorder:
             "python": "3.11.7",
         }
         run.kernel = KernelRecord(
-            name="2.6.31", version="2.6.31.3", tree="7e" * 32, origin="a local git repository at v2.6.31.3"
+            name="2.6.31",
+            version="2.6.31.3",
+            tree="7e" * 32,
+            origin="a local git repository at v2.6.31.3",
+            lacks={"cgroup2": "it came with 4.5"},
+            facts={
+                "words": FactRecord(value=["a", "b"], why="two words"),
+                "limit": FactRecord(value=4096, why="a page"),
+            },
         )
         run.series = SeriesRecord(
             name="ioband-2.6.31",

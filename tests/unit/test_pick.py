@@ -67,6 +67,11 @@ def test_our_kernels_have_an_order() -> None:
     assert len(set(numbers)) == len(numbers)
 
 
+def test_our_kernels_tell_the_tests_the_same_facts() -> None:
+    known = {name: set(testbed.kernel_spec(name).facts) for name in testbed.kernel_names()}
+    assert all(names == known["2.6.31"] for names in known.values()), known
+
+
 def test_the_preferred_one_is_at_hand(store: Store, world: World) -> None:
     world.at_hand = {"2.6.31", "6.1"}
     assert pick.pick(store, None, None, QUIET) == Pick("2.6.31", "its source is at hand")

@@ -139,6 +139,13 @@ def test_each_scenario_has_its_numbers_its_plot_and_its_command(passing: Made) -
     assert "missed, as it must" in passing.page.text
 
 
+def test_what_differs_on_the_kernel_has_its_reason(passing: Made) -> None:
+    words = " ".join(" ".join(passing.page.words).split())
+    assert "no cgroup2: it came with 4.5" in words
+    assert "words: a, b : two words" in words
+    assert "limit: 4096 : a page" in words
+
+
 def test_a_run_that_passed_has_no_list_of_what_did_not(passing: Made) -> None:
     assert "What did not pass" not in passing.page.text
 
