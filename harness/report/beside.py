@@ -1,19 +1,36 @@
-"""What other runs of the same kernel and series found, for a report to show beside its own: verdicts on mutants,
-figures, what validating found. They decide nothing.
+"""What other runs found, for a report to show beside its own. They decide nothing.
+
+Of the same kernel and series: verdicts on mutants, figures, what validating found. Of the project's series on its other
+kernels: the contract's rows, and the scenarios.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from harness import project, record
+from harness.contract import ConformanceRecord
 from harness.errors import UserError
 from harness.figure import Figure
 from harness.mutant import MutantRecord
-from harness.record import RUN_JSON, Run
+from harness.record import RUN_JSON, KernelRecord, Run, ScenarioRecord
 from harness.validation import Validation
+
+
+@dataclass(frozen=True)
+class OtherKernel:
+    """The project's series on another base kernel. rows, scenarios: by id and name, the newest of each, all of one tree
+    and one series. runs: as in `Beside`.
+    """
+
+    kernel: KernelRecord
+    rows: dict[str, ConformanceRecord]
+    scenarios: dict[str, ScenarioRecord]
+    runs: dict[str, datetime]
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,7 @@ class Beside:
     """mutants, figures, validation: of each the newest; not those of the run itself. mutant_runs, figure_runs,
     validation_runs: id and beginning of the runs that they are from, the newest first. unknown: how many mutants of
     the project none of these runs, nor the run itself, has a verdict on; None where the series is none of the
-    project's.
+    project's. kernels: the other ones, where the run itself has rows or scenarios.
     """
 
     mutants: list[MutantRecord] = field(default_factory=list)
@@ -31,6 +48,7 @@ class Beside:
     validation: Validation | None = None
     validation_runs: dict[str, datetime] = field(default_factory=dict)
     unknown: int | None = None
+    kernels: list[OtherKernel] = field(default_factory=list)
 
 
 def find(run: Run, folder: Path) -> Beside:
@@ -40,7 +58,8 @@ def find(run: Run, folder: Path) -> Beside:
     mutant_runs: dict[str, datetime] = {}
     figure_runs: dict[str, datetime] = {}
     validated: Run | None = None
-    for other in sorted(_others(run, folder), key=lambda r: r.started, reverse=True):
+    others = _others(run, folder)
+    for other in (r for r in others if _subject(r) == _subject(run)):
         for mutant in other.mutants if not run.mutants else ():
             if mutants.setdefault(mutant.name, mutant) is mutant:
                 mutant_runs[other.id] = other.started
@@ -57,25 +76,63 @@ def find(run: Run, folder: Path) -> Beside:
         validation=validated.validation if validated else None,
         validation_runs={validated.id: validated.started} if validated else {},
         unknown=_unknown(run, mutants),
+        kernels=_kernels(run, others),
     )
 
 
 def _others(run: Run, folder: Path) -> list[Run]:
+    """Of the same subject, or of the project's series on another kernel; the newest first."""
     found = []
     for file in folder.absolute().parent.glob(f"*/{RUN_JSON}"):
         if file.parent.is_symlink() or file.parent.name == folder.absolute().name:
             continue
         try:
-            text = file.read_text(encoding="utf-8", errors="replace")
-            # Most runs have nothing of it, and a whole record takes a while to check.
-            if all(none in text for none in ('"mutants": []', '"figures": []', '"validation": null')):
+            # A whole record takes a while to check, and most have nothing that is asked for.
+            if not _tells(json.loads(file.read_bytes()), run):
                 continue
-            other = record.load(file)
-        except (OSError, UserError):  # being removed, or of another version: it has nothing to tell
+            found.append(record.load(file))
+        except (
+            OSError,
+            ValueError,
+            UserError,
+        ):  # being removed, or of another version: it has nothing to tell
             continue
-        if _subject(other) == _subject(run) is not None:
-            found.append(other)
-    return found
+    return sorted(found, key=lambda r: r.started, reverse=True)
+
+
+def _tells(other: dict[str, Any], run: Run) -> bool:
+    """Whether a record (as JSON) has anything for this run's report."""
+    kernel, series = other.get("kernel"), other.get("series")
+    if not kernel or not series or run.kernel is None or run.series is None:
+        return False
+    if (kernel["tree"], series["digest"]) == _subject(run):
+        return any(other.get(what) for what in ("mutants", "figures", "validation"))
+    apart = kernel["name"] != run.kernel.name and _own(series["name"]) and _own(run.series.name)
+    return apart and any(other.get(what) and getattr(run, what) for what in ("conformance", "scenarios"))
+
+
+def _own(series: str) -> bool:
+    """Whether it is one of the project's."""
+    return (project.patches_dir() / series).is_dir()
+
+
+def _kernels(run: Run, others: list[Run]) -> list[OtherKernel]:
+    found: dict[str, OtherKernel] = {}
+    subjects: dict[str, tuple[str, str] | None] = {}
+    for other in others:
+        if other.kernel is None or run.kernel is None or other.kernel.name == run.kernel.name:
+            continue
+        name = other.kernel.name
+        if subjects.setdefault(name, _subject(other)) != _subject(other):
+            continue  # what the tree or the series was before
+        made = found.setdefault(name, OtherKernel(other.kernel, {}, {}, {}))
+        rows = {row.id: row for row in other.conformance if row.results and row.id not in made.rows}
+        scenarios = {s.name: s for s in other.scenarios if s.verdict and s.name not in made.scenarios}
+        if rows or scenarios:
+            made.rows.update(rows)
+            made.scenarios.update(scenarios)
+            made.runs[other.id] = other.started
+    return [found[name] for name in sorted(found) if found[name].runs]
 
 
 def _subject(run: Run) -> tuple[str, str] | None:
@@ -83,7 +140,7 @@ def _subject(run: Run) -> tuple[str, str] | None:
 
 
 def _unknown(run: Run, found: dict[str, MutantRecord]) -> int | None:
-    if run.series is None or not (project.patches_dir() / run.series.name).is_dir():
+    if run.series is None or not _own(run.series.name):
         return None
     every = {path.stem for path in project.mutants_dir().glob("*.patch")}
     return len(every - found.keys() - {m.name for m in run.mutants})

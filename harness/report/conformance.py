@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.contract import ConformanceRecord, RowResult
 from harness.record import Run
+from harness.report.beside import OtherKernel
 from harness.report.summary import count
 
 State = Literal["pass", "fail", "inconclusive", "none"]
@@ -25,10 +26,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row. cells: by flavour, for every flavour of the table. seen: each fact once. tests: their node ids."""
+    """A row. cells: by flavour, for every flavour of the table. others: on other kernels, by column. seen: each fact
+    once. tests: their node ids.
+    """
 
     row: ConformanceRecord
     cells: dict[str, Cell]
+    others: dict[str, Cell]
     seen: list[str]
     tests: list[str]
 
@@ -40,9 +44,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows. sections: in the order of their first row, with their lines in the contract's order."""
+    """All rows. others: further columns, ``KERNEL FLAVOUR``. sections: in the order of their first row, with their
+    lines in the contract's order.
+    """
 
     flavours: list[str]
+    others: list[str]
     sections: dict[str, list[Line]]
 
     @property
@@ -54,13 +61,28 @@ class Table:
         return [line for line in self.lines if line.failed]
 
 
-def table(run: Run) -> Table:
-    """The run's rows; a table without sections if it has none."""
-    flavours = sorted({r.flavour for row in run.conformance for r in row.results}, key=_perf_first)
+def table(run: Run, beside: Sequence[OtherKernel] = ()) -> Table:
+    """The run's rows; a table without sections if it has none. beside: other kernels, whose verdicts stand beside."""
+    flavours = _flavours(run.conformance)
+    others = {
+        f"{other.kernel.name} {flavour}": (other.rows, flavour)
+        for other in beside
+        for flavour in _flavours(other.rows.values())
+    }
     sections: dict[str, list[Line]] = {}
     for row in run.conformance:
-        sections.setdefault(row.section, []).append(_line(row, flavours))
-    return Table(flavours, sections)
+        there = {
+            column: _cell([r for r in rows[row.id].results if r.flavour == flavour], row.untested)
+            if row.id in rows
+            else _cell([], row.untested)
+            for column, (rows, flavour) in others.items()
+        }
+        sections.setdefault(row.section, []).append(_line(row, flavours, there))
+    return Table(flavours, list(others), sections)
+
+
+def _flavours(rows: Iterable[ConformanceRecord]) -> list[str]:
+    return sorted({r.flavour for row in rows for r in row.results}, key=_perf_first)
 
 
 def sentence(made: Table) -> str:
@@ -89,11 +111,12 @@ def by_test(run: Run) -> dict[str, tuple[list[str], list[str]]]:
     return found
 
 
-def _line(row: ConformanceRecord, flavours: Sequence[str]) -> Line:
+def _line(row: ConformanceRecord, flavours: Sequence[str], others: dict[str, Cell]) -> Line:
     by_flavour = {f: [r for r in row.results if r.flavour == f] for f in flavours}
     return Line(
         row=row,
         cells={f: _cell(results, row.untested) for f, results in by_flavour.items()},
+        others=others,
         seen=list(dict.fromkeys(text for r in row.results for text in r.seen)),
         tests=[r.nodeid for r in row.results],
     )

@@ -71,10 +71,11 @@ def render(run: Run, folder: Path, beside: Beside | None = None) -> str:
         guest_test=lambda nodeid: nodeid.removeprefix("tests/guest/"),
     )
     word, sentence = summary.headline(run)
-    contract = conformance.table(run)
+    shown = beside or Beside()
+    contract = conformance.table(run, shown.kernels)
     return environment.get_template("report.html.j2").render(
         run=run,
-        beside=beside or Beside(),
+        beside=shown,
         word=word.value,
         sentence=sentence,
         symbols=summary.SYMBOLS,

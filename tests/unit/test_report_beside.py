@@ -88,3 +88,51 @@ def test_what_validating_found_is_found_too(tmp_path: Path) -> None:
     assert found.validation == validated.validation
     assert list(found.validation_runs) == ["validated"]
     assert "Patches" in report.write_all(tmp_path / "mine").html.read_text()
+
+
+def elsewhere(folder: Path, hours: int, version: str = "6.1.1") -> Run:
+    """A run of the project's series for another kernel, begun so much later."""
+    made = run_builder.recorder(folder)
+    with made.change() as run:
+        run.started += timedelta(hours=hours)
+        assert run.kernel and run.series
+        run.kernel = run.kernel.model_copy(update={"name": "6.1", "version": version, "tree": version})
+        run.series = run.series.model_copy(update={"name": "ioband-6.1", "digest": "61" * 32})
+    return run_builder.finished(made)
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of runs; the project has a series for each of two kernels."""
+    for name in ("ioband-2.6.31", "ioband-6.1"):
+        (tmp_path / "patches" / name).mkdir(parents=True)
+    monkeypatch.setattr(project, "patches_dir", lambda: tmp_path / "patches")
+    return tmp_path / "runs"
+
+
+def test_another_kernel_stands_beside(both: Path) -> None:
+    run = run_builder.passing(both / "mine")
+    elsewhere(both / "older", 1, "6.1.1")
+    there = elsewhere(both / "newer", 2, "6.1.2")
+    (other,) = beside.find(run, both / "mine").kernels
+    assert other.kernel.version == "6.1.2"
+    assert list(other.runs) == ["newer"], "of the older one neither tree nor series is the same"
+    assert set(other.rows) == {row.id for row in there.conformance if row.results}
+    assert set(other.scenarios) == {s.name for s in there.scenarios}
+    page = report.write_all(both / "mine").html.read_text()
+    assert "On other kernels" in page and "Linux 6.1.2" in page and "<th>6.1 perf</th>" in page
+    assert "<title>PASS" in page
+
+
+def test_a_series_of_ones_own_is_not_compared_with_the_projects(both: Path) -> None:
+    run = run_builder.passing(both / "mine")
+    elsewhere(both / "other", 1)
+    assert run.series is not None
+    run.series = run.series.model_copy(update={"name": "mine"})
+    assert beside.find(run, both / "mine").kernels == []
+
+
+def test_a_run_without_tests_has_no_other_kernel(both: Path) -> None:
+    other(both / "mine", 1, mutant("a"))
+    elsewhere(both / "other", 2)
+    assert beside.find(record.load(both / "mine"), both / "mine").kernels == []
