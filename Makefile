@@ -11,7 +11,7 @@ HARNESS := .venv/bin/harness
 
 help:
 	@echo 'make boot-test [SERIES=folder] [KERNEL=name]   build, boot, judge the bandwidth shares, write a report'
-	@echo 'make test       unit tests, and the guest suite on every kernel whose source is at hand'
+	@echo 'make test [KERNEL=name]    unit tests, and the guest suite on the kernel whose source is at hand'
 	@echo 'make unit       unit tests only: no QEMU, seconds'
 	@echo 'make mutants    put mistakes into the series, one at a time: does the guest suite notice each?'
 	@echo 'make soak       the guest suite 20 times in a row (ROUNDS=20)'
@@ -24,7 +24,7 @@ boot-test: .venv/ready
 	@$(HARNESS) test $(CHOSEN) tests/guest/test_scenarios.py -m core
 
 test: .venv/ready
-	@$(HARNESS) test --workers 0 --at-hand tests/unit tests/guest
+	@$(HARNESS) test --workers 0 --at-hand $(CHOSEN) tests/unit tests/guest
 
 unit: .venv/ready
 	@.venv/bin/pytest tests/unit
@@ -33,7 +33,7 @@ bench: .venv/ready
 	@$(HARNESS) bench $(CHOSEN)
 
 mutants: .venv/ready
-	@$(HARNESS) mutants
+	@$(HARNESS) mutants $(if $(KERNEL),--kernel $(KERNEL))
 
 soak: .venv/ready
 	@$(HARNESS) soak $(ROUNDS) $(CHOSEN)

@@ -25,7 +25,13 @@ app.add_typer(kernel_app, name="kernel")
 app.add_typer(image_app, name="image")
 app.add_typer(cache_app, name="cache")
 
-KernelOption = Annotated[str, typer.Option("--kernel", help="Base kernel: a folder of kernel/.")]
+KernelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kernel",
+        help="Base kernel: a folder of kernel/. Else the series' own, or the first whose source is to be had.",
+    ),
+]
 SeriesOption = Annotated[
     Path | None,
     typer.Option("--series", help="Folder of the series; the project's own for that kernel by default."),
@@ -34,7 +40,18 @@ AccelOption = Annotated[
     Literal["auto", "tcg", "kvm"],
     typer.Option("--accel", help="auto: KVM where a guest has booted under it, else TCG."),
 ]
-DEFAULT_KERNEL = "2.6.31"
+
+
+def _picked(kernel: str | None, series: Path | None) -> str:
+    """The base kernel to take; which and why is said where nobody named it."""
+    from harness import pick, progress
+    from harness.store import Store
+
+    shown = progress.default()
+    chosen = pick.pick(Store.default(), kernel, series, shown)
+    if kernel is None:
+        shown.say(f"kernel {chosen.kernel}: {chosen.why}")
+    return chosen.kernel
 
 
 @app.command()
@@ -83,7 +100,7 @@ def kernel_list() -> None:
 
 @kernel_app.command("build")
 def kernel_build(
-    kernel: KernelOption = DEFAULT_KERNEL,
+    kernel: KernelOption = None,
     series: SeriesOption = None,
     prefix: Annotated[
         int | None,
@@ -94,19 +111,20 @@ def kernel_build(
     from harness import progress, testbed
     from harness.store import Store
 
-    build = testbed.build_prefix(Store.default(), kernel, series, prefix, progress.default())
+    chosen = _picked(kernel, series)
+    build = testbed.build_prefix(Store.default(), chosen, series, prefix, progress.default())
     typer.echo(f"{build.bzimage}")
     typer.echo(f"{len(build.warnings)} compiler warnings; log: {build.log}")
 
 
 @app.command()
-def validate(kernel: KernelOption = DEFAULT_KERNEL, series: SeriesOption = None) -> None:
+def validate(kernel: KernelOption = None, series: SeriesOption = None) -> None:
     """Build and boot every prefix of a series, and the whole in its other configurations; show what compiler and
     checkpatch say of each patch, and write a report.
     """
     from harness import validate as command
 
-    raise typer.Exit(command.run(kernel, series))
+    raise typer.Exit(command.run(_picked(kernel, series), series))
 
 
 @image_app.command("build")
@@ -125,7 +143,7 @@ def boot(
     command: Annotated[
         list[str] | None, typer.Argument(help="Run this instead of a shell: harness boot -- uname -a")
     ] = None,
-    kernel: KernelOption = DEFAULT_KERNEL,
+    kernel: KernelOption = None,
     series: SeriesOption = None,
     bare: Annotated[bool, typer.Option("--bare", help="Boot the kernel without the series.")] = False,
     disk: Annotated[
@@ -139,7 +157,7 @@ def boot(
     from harness import interactive
 
     code = interactive.boot(
-        kernel,
+        _picked(kernel, series),
         series,
         command or [],
         bare=bare,
@@ -162,13 +180,7 @@ def test(
     selection: Annotated[
         list[str] | None, typer.Argument(help="Anything pytest takes: files, -k, -m, -x ...")
     ] = None,
-    kernel: Annotated[
-        str | None,
-        typer.Option(
-            "--kernel",
-            help="Base kernel: a folder of kernel/. Else the series' own, or the first whose source is to be had.",
-        ),
-    ] = None,
+    kernel: KernelOption = None,
     series: SeriesOption = None,
     at_hand: Annotated[
         bool,
@@ -212,18 +224,20 @@ def test(
 @app.command()
 def mutants(
     names: Annotated[list[str] | None, typer.Argument(help="Which: names or shell patterns; all.")] = None,
+    kernel: KernelOption = None,
     listed: Annotated[bool, typer.Option("--list", help="Say what there is, and end.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Also those whose verdict is known.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=8, help="Mutants at once.")] = 2,
 ) -> None:
-    """Put mistakes into the series, one at a time, and see whether the guest suite notices each."""
+    """Put mistakes into the kernel's series, one at a time, and see whether the guest suite notices each."""
     from harness import mutants as hunt
 
+    chosen = _picked(kernel, None)
     if listed:
-        for name, mistake in hunt.listed(DEFAULT_KERNEL, names or []):
+        for name, mistake in hunt.listed(chosen, names or []):
             typer.echo(f"{name:34} {mistake}")
         return
-    raise typer.Exit(hunt.run(DEFAULT_KERNEL, names or [], workers=workers, again=again))
+    raise typer.Exit(hunt.run(chosen, names or [], workers=workers, again=again))
 
 
 @app.command()
@@ -233,14 +247,14 @@ def soak(
         list[str] | None,
         typer.Argument(help="Tests; the guest suite but for what the virtual clock makes exact."),
     ] = None,
-    kernel: KernelOption = DEFAULT_KERNEL,
+    kernel: KernelOption = None,
     series: SeriesOption = None,
     again: Annotated[bool, typer.Option("--again", help="Forget the rounds that passed before.")] = False,
 ) -> None:
     """Run the guest suite until it has passed N times in a row; stop at the first round that does not pass."""
     from harness import soak as rounds_of
 
-    raise typer.Exit(rounds_of.run(rounds, kernel, series, selection or [], again=again))
+    raise typer.Exit(rounds_of.run(rounds, _picked(kernel, series), series, selection or [], again=again))
 
 
 @app.command()
@@ -260,14 +274,14 @@ def report(
 
 @app.command()
 def bench(
-    kernel: KernelOption = DEFAULT_KERNEL,
+    kernel: KernelOption = None,
     series: SeriesOption = None,
     driver: Annotated[bool, typer.Option("--driver", help="Only what the driver costs an I/O.")] = False,
 ) -> None:
     """Measure the driver (cost of an I/O) and the harness: boot to SSH, overhead, clocks, spread of shares."""
     from harness import bench as benchmark
 
-    raise typer.Exit(benchmark.run(kernel, series, driver_only=driver))
+    raise typer.Exit(benchmark.run(_picked(kernel, series), series, driver_only=driver))
 
 
 @cache_app.command("list")

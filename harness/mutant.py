@@ -1,6 +1,6 @@
 """A mutant: one plausible mistake as a small patch on top of the good series, and the tests that must notice it.
 
-``tests/mutants/mutants.toml`` has a table for each, ``<name>.patch`` beside it is the mistake, whose
+``tests/mutants/<series>/mutants.toml`` has a table for each, ``<name>.patch`` beside it is the mistake, whose
 subject says what it is.
 """
 

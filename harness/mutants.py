@@ -52,7 +52,7 @@ def run(kernel: str, names: Sequence[str], *, workers: int, again: bool) -> int:
     try:
         bed = testbed.prepare(store, kernel, None, shown)
         session.describe(recorder, bed)
-        wanted = mutant.chosen(mutant.load_all(project.mutants_dir(), bed.series), names)
+        wanted = mutant.chosen(mutant.load_all(project.mutants_dir(bed.series.name), bed.series), names)
         tests = suite.collect()
         with _Hunt(bed, recorder, shown, workers) as hunt:
             hunt.run([(m, m.tests(tests)) for m in wanted], again=again)
@@ -66,7 +66,7 @@ def run(kernel: str, names: Sequence[str], *, workers: int, again: bool) -> int:
 def listed(kernel: str, names: Sequence[str]) -> list[tuple[str, str]]:
     """Name and mistake of each mutant."""
     base = Series.load(testbed.series_folder(kernel, None))
-    found = mutant.chosen(mutant.load_all(project.mutants_dir(), base), names)
+    found = mutant.chosen(mutant.load_all(project.mutants_dir(base.name), base), names)
     return [(m.name, m.mistake) for m in found]
 
 

@@ -27,9 +27,9 @@ def images_dir() -> Path:
     return ROOT / "images"
 
 
-def mutants_dir() -> Path:
-    """Mistakes that the guest suite must notice: patches, and a file that says by which tests."""
-    return ROOT / "tests" / "mutants"
+def mutants_dir(series: str) -> Path:
+    """Mistakes in a series that the guest suite must notice: patches, and a file that says by which tests."""
+    return ROOT / "tests" / "mutants" / series
 
 
 def scenarios_dir() -> Path:

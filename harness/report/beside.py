@@ -142,5 +142,5 @@ def _subject(run: Run) -> tuple[str, str] | None:
 def _unknown(run: Run, found: dict[str, MutantRecord]) -> int | None:
     if run.series is None or not _own(run.series.name):
         return None
-    every = {path.stem for path in project.mutants_dir().glob("*.patch")}
+    every = {path.stem for path in project.mutants_dir(run.series.name).glob("*.patch")}
     return len(every - found.keys() - {m.name for m in run.mutants})

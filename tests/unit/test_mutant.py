@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from harness.store import Store
 from harness.suite import Test
 
 BASE = Series.load(project.patches_dir() / "ioband-2.6.31")
-MUTANTS = mutant.load_all(project.mutants_dir(), BASE)
+MUTANTS = mutant.load_all(project.mutants_dir(BASE.name), BASE)
 PATCH = "Subject: [PATCH] md: return two\n\n--- a/md.c\n+++ b/md.c\n@@ -1,1 +1,1 @@\n-return 1;\n+return 2;\n"
 
 
@@ -82,15 +84,35 @@ def test_choice() -> None:
 # ---- the project's own
 
 
+def every() -> list[pytest.param]:
+    """The mutants of all series."""
+    folders = sorted(path for path in project.mutants_dir("").iterdir() if path.is_dir())
+    bases = [Series.load(project.patches_dir() / folder.name) for folder in folders]
+    found = [m for folder, base in zip(folders, bases, strict=True) for m in mutant.load_all(folder, base)]
+    return [pytest.param(m, id=f"{m.series.kernel}-{m.name}") for m in found]
+
+
+EVERY = every()
+
+
 @pytest.fixture(scope="session")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the series touches, patched; those that it adds only, where there is no source at hand."""
-    folder = tmp_path_factory.mktemp("tree") / "linux"
+def patched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mutant], Path]:
+    """Of a mutant's series: the files that it touches, patched; those that it adds only, where there is no source."""
+
+    @functools.cache
+    def made(base: str) -> Path:
+        return _patched(tmp_path_factory.mktemp("tree") / "linux", Series.load(project.patches_dir() / base))
+
+    return lambda m: made(m.series.on.name if m.series.on else "")
+
+
+def _patched(folder: Path, base: Series) -> Path:
     folder.mkdir()
-    spec = testbed.kernel_spec("2.6.31")
+    assert base.kernel is not None
+    spec = testbed.kernel_spec(base.kernel)
     tree = source.at_hand(Store.default(), spec)
-    compat = Series.load(spec.compat)
-    patches = [*compat.all_patches(), *BASE.all_patches()]
+    compat = Series.load(spec.compat, may_be_empty=True)
+    patches = [*compat.all_patches(), *base.all_patches()]
     touched = {file for patch in patches for file in patch.files}
     added = {
         file for patch in patches for file in re.findall(r"^--- /dev/null\n\+\+\+ b/(\S+)", patch.text, re.M)
@@ -110,10 +132,10 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("m", MUTANTS, ids=lambda m: m.name)
-def test_it_applies_in_one_place(m: Mutant, patched: Path) -> None:
+@pytest.mark.parametrize("m", EVERY)
+def test_it_applies_in_one_place(m: Mutant, patched: Callable[[Mutant], Path]) -> None:
     for file in PatchSet(m.patch.text):
-        place = patched / file.path
+        place = patched(m) / file.path
         if not place.is_file():
             pytest.skip(f"{file.path}: the kernel's source is not at hand")
         text = place.read_text()
@@ -137,7 +159,7 @@ def guest_suite() -> list[Test]:
     return suite.collect()
 
 
-@pytest.mark.parametrize("m", MUTANTS, ids=lambda m: m.name)
+@pytest.mark.parametrize("m", EVERY)
 def test_it_names_tests(m: Mutant, guest_suite: list[Test]) -> None:
     assert m.tests(guest_suite)
 

@@ -21,7 +21,7 @@ ONE, TWO = f"{FILE}::test_one", f"{FILE}::test_two"
 @pytest.fixture
 def m() -> Mutant:
     base = Series.load(project.patches_dir() / "ioband-2.6.31")
-    first = mutant.load_all(project.mutants_dir(), base)[0]
+    first = mutant.load_all(project.mutants_dir(base.name), base)[0]
     return replace(first, kills=(ONE, TWO), symptom=None)
 
 

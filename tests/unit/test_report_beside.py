@@ -60,10 +60,10 @@ def test_mutants_without_a_verdict_are_counted_for_the_projects_own_series(
 ) -> None:
     run = run_builder.passing(tmp_path / "runs" / "mine")
     other(tmp_path / "runs" / "other", 1, mutant("a"))
-    (tmp_path / "mutants").mkdir()
+    (tmp_path / "mutants" / "ioband-2.6.31").mkdir(parents=True)
     for name in "abc":
-        (tmp_path / "mutants" / f"{name}.patch").touch()
-    monkeypatch.setattr(project, "mutants_dir", lambda: tmp_path / "mutants")
+        (tmp_path / "mutants" / "ioband-2.6.31" / f"{name}.patch").touch()
+    monkeypatch.setattr(project, "mutants_dir", lambda series: tmp_path / "mutants" / series)
     monkeypatch.setattr(project, "patches_dir", lambda: tmp_path / "patches")
     assert beside.find(run, tmp_path / "runs" / "mine").unknown is None
     (tmp_path / "patches" / "ioband-2.6.31").mkdir(parents=True)
