@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import weakref
 
 import pytest
 
 # Before they are imported: that their assertions, too, say what the values were.
 pytest.register_assert_rewrite("gate", "lab", "owners", "places", "race")
 
-from lab import DISK, Lower, devices  # noqa: E402
+from lab import DISK, Lower, Submitters, devices  # noqa: E402
 from places import place_of  # noqa: E402
 
 from harness.cgroup import Hierarchy  # noqa: E402
@@ -56,6 +58,12 @@ def make(guest, low):
     """``make(line, name)``: a device on ``low`` of a line after the lower device, with nothing counted yet; gone with
     the test. Files with other lower devices have their own.
     """
+@pytest.fixture
+def submitters(fact):
+    """``submitters(guest)``: as `lab.Submitters`."""
+    return functools.partial(Submitters, waits=fact("io_waits"))
+
+
     with devices(guest, low.length) as made:
 
         def one(line, name="d", lower=low):

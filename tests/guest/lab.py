@@ -25,9 +25,8 @@ PATIENCE = 60.0
 # From one look at it to the next, in times that a look took: that takes the guest's one CPU from what is waited for.
 PAUSE = 3.0
 
-# Where the kernel waits for I/O: in the target, or for what has been submitted. In D a process may also be for a moment
-# that has nothing to do with its I/O: for a page to be read, a lock, a child that it made with vfork.
-IO_WAITS = ("ioband_", "__blockdev_direct_IO", "sync_page")
+# Where a submitter sleeps whom the target makes wait.
+IN_TARGET = "ioband_"
 
 _marks = itertools.count(1)
 
@@ -186,11 +185,15 @@ class Lower(Linear):
 class Submitters:
     """Processes of the guest that submit one bio each and wait for it; a context manager, which ends with them.
 
+    waits: the kernel's functions, or how their names begin, in which it waits for what has been submitted. In D a
+    process may also be for a moment that has nothing to do with its I/O: for a page to be read, a lock, a child that it
+    made with vfork.
     What holds them up has to end inside the context.
     """
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, waits: tuple[str, ...]) -> None:
         self.guest = guest
+        self._waits = (IN_TARGET, *waits)
         self._pool = ThreadPoolExecutor(max_workers=32)
         self._futures: list[Future[object]] = []
         self._folders: list[str] = []
@@ -252,7 +255,7 @@ class Submitters:
             lambda: self.where(pids),
             "each process waits for its I/O or has ended",
             lambda told: all(
-                state in "XZ" or (state == "D" and function.startswith(IO_WAITS))
+                state in "XZ" or (state == "D" and function.startswith(self._waits))
                 for state, function in told.values()
             ),
         )
@@ -274,7 +277,7 @@ class Submitters:
 
 def held_up(told: Mapping[int, tuple[str, str]]) -> int:
     """How many processes sleep in the target."""
-    return sum(state == "D" and function.startswith("ioband_") for state, function in told.values())
+    return sum(state == "D" and function.startswith(IN_TARGET) for state, function in told.values())
 
 
 def until(guest: Guest, look: Callable[[], T], what: str, enough: Callable[[T], bool] = bool) -> T:

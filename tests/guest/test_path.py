@@ -10,7 +10,6 @@ from lab import (
     DISK,
     Counters,
     Lower,
-    Submitters,
     devices,
     held_up,
     plain_scheduler,
@@ -31,9 +30,9 @@ pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
     ("kind", "limit", "parked"),
     [("read", 1, 1), ("write", 1, 1), ("read", 2, 2), ("read", 4, 3), ("write", 4, 3), ("read", 32, 17)],
 )
-def test_in_flight_parked_and_made_to_wait(guest, make, low, seen, limit, parked, kind):
+def test_in_flight_parked_and_made_to_wait(guest, make, low, submitters, seen, limit, parked, kind):
     device = make(f"s 1 {limit} none weight")
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             before = low.io()
             pids = processes.start(device.path, limit + parked + 3, write=kind == "write")
@@ -47,12 +46,12 @@ def test_in_flight_parked_and_made_to_wait(guest, make, low, seen, limit, parked
 
 
 @pytest.mark.contract("path-02", "chk-15")
-def test_delayed_writes_have_their_own_limit(guest, make, low, seen):
+def test_delayed_writes_have_their_own_limit(guest, make, low, submitters, seen):
     """io_limit 4: beside 4 reads in flight 4 delayed writes go down, and sync waits until no more are parked."""
     device = make("s 1 4 none weight")
     # Held open: the last one to close a block device writes it back, and not as delayed writes.
     write = f"exec 3<> {device.path}; dd if=/dev/zero of={device.path} bs=4k count=64 conv=notrunc; exec sync"
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             before = low.io()
             processes.start(device.path, 4)
@@ -67,13 +66,13 @@ def test_delayed_writes_have_their_own_limit(guest, make, low, seen):
 
 @pytest.mark.contract("path-06", "chk-15")
 @pytest.mark.parametrize(("count", "waiting"), [(12, 0), (13, 1)])
-def test_kernel_threads_wait_for_the_share_only(guest, make, low, seen, count, waiting):
+def test_kernel_threads_wait_for_the_share_only(guest, make, low, submitters, seen, count, waiting):
     """io_limit 4, of which a group parks 3. What a suspended device keeps, dm's thread submits when it is resumed."""
     device = make("s 1 4 none weight")
     with Linear(guest, "up") as upper:
         upper.create([(device.path, 0, low.length)])
         device.message("reset")
-        with Submitters(guest) as processes:
+        with submitters(guest) as processes:
             upper.suspend()
             with low.holding():
                 before = low.io()
@@ -99,10 +98,10 @@ def test_kernel_threads_wait_for_the_share_only(guest, make, low, seen, count, w
         (1, {DEFAULT_GROUP: 1, 1000: 1, 1001: 1, 1002: 1}, {DEFAULT_GROUP: 1, 1000: 1, 1001: 1, 1002: 1}),
     ],
 )
-def test_each_group_parks_by_its_weight(guest, make, low, seen, limit, weights, parked):
+def test_each_group_parks_by_its_weight(guest, make, low, submitters, seen, limit, weights, parked):
     groups = " ".join(f"{i}:{w}" for i, w in weights.items() if i != DEFAULT_GROUP)
     device = make(f"s 1 {limit} user weight 1000 :{weights[DEFAULT_GROUP]} {groups}")
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             before = low.io()
             processes.start(device.path, limit)
@@ -117,11 +116,11 @@ def test_each_group_parks_by_its_weight(guest, make, low, seen, limit, weights, 
 
 
 @pytest.mark.contract("path-05")
-def test_woken_when_nothing_is_parked_any_more(guest, make, low, seen):
+def test_woken_when_nothing_is_parked_any_more(guest, make, low, submitters, seen):
     """4 in flight, 3 parked, 2 wait. io_limit 6 lets two of the parked go, 7 the last one."""
     device = make("s 1 4 none weight 100")
     told = []
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             before = low.io()
             pids = processes.start(device.path, 9)
@@ -136,10 +135,10 @@ def test_woken_when_nothing_is_parked_any_more(guest, make, low, seen):
 
 
 @pytest.mark.contract("path-07", "path-08", "path-09")
-def test_suspension_is_the_targets_own(guest, make, low, seen):
+def test_suspension_is_the_targets_own(guest, make, low, submitters, seen):
     """io_limit 8, two targets of equal weight: each parks 3 and lets 2 wait."""
     first, second = make("s 1 8 none weight 1000"), make("s 1 8 none weight 1000", "e")
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             mine = processes.start(first.path, 13)
             others = processes.start(second.path, 5)
@@ -160,9 +159,9 @@ def test_suspension_is_the_targets_own(guest, make, low, seen):
 
 @pytest.mark.contract("path-18")
 @pytest.mark.parametrize("message", ["policy default", "detach 1000", "attach 7", "weight 1000:5", "io_throttle 2"])
-def test_messages_wait_for_nothing(guest, make, low, seen, message):
+def test_messages_wait_for_nothing(guest, make, low, submitters, seen, message):
     device = make("s 1 4 user weight 0 :100 1000:100")
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             before = low.io()
             processes.start(device.path, 8, uid=1000)
@@ -184,7 +183,7 @@ def test_nobody_is_left_without_tokens(guest, make, seen, line):
 
 
 @pytest.mark.contract("path-10")
-def test_order_within_a_group(guest, make, seen):
+def test_order_within_a_group(guest, make, submitters, seen):
     """Five parked writes, each over all that the later ones write: what is on the disk tells the order of every pair.
 
     The disk is scsi_debug's, which does one command after another.
@@ -192,7 +191,7 @@ def test_order_within_a_group(guest, make, seen):
     count = 5
     with plain_scheduler(guest, "/dev/sda"), Lower(guest, "/dev/sda", "store") as store:
         device = make("s 1 8 none weight", "o", store)
-        with Submitters(guest) as processes:
+        with submitters(guest) as processes:
             with store.holding():
                 processes.start(device.path, 8)
                 for k in range(1, count + 1):
@@ -226,10 +225,10 @@ def conductor_starved(guest):
 @pytest.mark.machine(cpus=2)
 @pytest.mark.flavours("debug")
 @pytest.mark.contract("path-10")
-def test_nobody_overtakes_where_there_is_room(boot_guest, seen):
+def test_nobody_overtakes_where_there_is_room(boot_guest, submitters, seen):
     """4 in flight and 2 parked; the 4 end. Until the driver's thread runs there is room, and one more comes."""
     guest = boot_guest()
-    with Lower(guest) as low, devices(guest, low.length) as made, Submitters(guest) as processes:
+    with Lower(guest) as low, devices(guest, low.length) as made, submitters(guest) as processes:
         device = made(f"{low.path} s 1 4 none weight")
         device.message("reset")
         before = low.io()
@@ -373,7 +372,7 @@ def swapping(guest, device):
 
 
 @pytest.mark.contract("path-16", "status-09")
-def test_urgent_bios_go_first_and_do_not_count(guest, make, low, seen):
+def test_urgent_bios_go_first_and_do_not_count(guest, make, low, submitters, seen):
     """Swapping in is urgent. 4 reads in flight, 3 parked, then 2 pages to swap in; each new place shows who is next."""
     device = make("s 1 4 none weight 1000000")
     told = []
@@ -388,7 +387,7 @@ def test_urgent_bios_go_first_and_do_not_count(guest, make, low, seen):
         for folder in users:
             tell(guest, folder, "read 63 1")  # all but the mapping is back now
         device.message("reset")
-        with Submitters(guest) as processes:
+        with submitters(guest) as processes:
             with low.holding():
                 before = low.io()
                 processes.start(device.path, 7)

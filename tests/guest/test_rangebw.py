@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from lab import DISK, Counters, Lower, Submitters, refused, shown, stat_file, until
+from lab import DISK, Lower, Submitters, refused, shown, until
 
 from harness.cgroup import Hierarchy, Setting
 from harness.dm import DEFAULT_GROUP, GroupCounters, Ioband, sectors
@@ -210,21 +210,21 @@ def test_devices(guest, seen):
 
 
 @pytest.fixture
-def parked(guest):
+def parked(guest, submitters):
     """``parked(count)``: the device, with this many reads of user 7 parked, who is at his maximum for a minute."""
     with contextlib.ExitStack() as stack:
 
         def park(count: int) -> tuple[Ioband, Submitters]:
             device = stack.enter_context(made(guest, "s 0 0 user range-bw 0 :0:0 7:0:1"))
-            submitters = stack.enter_context(Submitters(guest))
+            processes = stack.enter_context(submitters(guest))
             stack.callback(let_go, device)
             guest.run(["chmod", "666", device.path])
             device.message("reset")
             read(guest, device, "7", "64k")
             assert device.status().groups[7] == reads(1, 0, 128)
-            submitters.start(device.path, count, uid=7)
+            processes.start(device.path, count, uid=7)
             assert device.status().groups[7] == reads(1, 0, 128), "none of them is let through"
-            return device, submitters
+            return device, processes
 
         yield park
 
@@ -281,35 +281,35 @@ code=$?; echo $before > $limit; exit $code
 
 
 @pytest.mark.contract("rbw-18")
-def test_a_debt_that_nobody_saw(guest, seen):
+def test_a_debt_that_nobody_saw(guest, submitters, seen):
     with made(guest, "s 0 0 user range-bw 0 :0:0 7:0:3") as device, contextlib.ExitStack() as stack:
         guest.run(["chmod", "666", device.path])
-        submitters = stack.enter_context(Submitters(guest))
+        processes = stack.enter_context(submitters(guest))
         stack.callback(let_go, device)
         guest.run(UNSEEN.format(path=device.path))
         device.message("range-bw", "7:0:1")
-        submitters.start(device.path, 1, uid=7)
+        processes.start(device.path, 1, uid=7)
         until(guest, lambda: device.status().groups[7].reads == 2, "the group goes on")
     seen("owing 4 sectors, held by a maximum of 2: goes on")
 
 
 @pytest.mark.contract("rbw-13")
 def test_suspending_issues_all(guest, parked, seen):
-    device, submitters = parked(3)
+    device, processes = parked(3)
     device.suspend()
     assert device.status().groups[7] == reads(4, 3, 128 + 24)
-    submitters.wait()
+    processes.wait()
     device.resume()
     seen("suspended with 3 reads parked: all 3 done")
 
 
 @pytest.mark.contract("rbw-14", "chk-17")
 def test_noflush_hands_back(guest, parked, seen):
-    device, submitters = parked(3)
+    device, processes = parked(3)
     device.suspend(noflush=True)
     assert device.status().groups[7] == reads(1, 0, 128)
     device.resume()
-    submitters.wait()
+    processes.wait()
     # A thread of device-mapper's submits them again, and for type user a bio is its submitter's.
     assert device.status().groups[7] == reads(1, 0, 128)
     assert device.status().groups[DEFAULT_GROUP].read_sectors == 24
@@ -319,9 +319,9 @@ def test_noflush_hands_back(guest, parked, seen):
 @pytest.mark.contract("rbw-15")
 @pytest.mark.parametrize("words", ["detach 7", "policy weight", "policy weight-iosize", "range-bw 7:0:0"])
 def test_let_go_at_once(parked, seen, words):
-    device, submitters = parked(3)
+    device, processes = parked(3)
     device.message(*words.split())
-    submitters.wait()
+    processes.wait()
     counted = device.status().groups
     group = counted[DEFAULT_GROUP if words == "detach 7" else 7]
     assert (group.reads, group.reads_deferred) == ((3, 3) if words == "detach 7" else (4, 3))
@@ -329,12 +329,12 @@ def test_let_go_at_once(parked, seen, words):
 
 
 @pytest.mark.contract("rbw-16")
-def test_delayed_writes_are_held(guest, seen):
+def test_delayed_writes_are_held(guest, submitters, seen):
     with (
         made(guest, "s 0 0 cgroup range-bw") as device,
         made(guest, "s 0 0 cgroup range-bw", "e") as beside,
         Hierarchy(guest, "blkio") as blkio,
-        Submitters(guest) as submitters,
+        submitters(guest) as processes,
     ):
         held = blkio.create("held")
         held.set("d", Setting(range_bw=(0, 1)))
@@ -343,43 +343,37 @@ def test_delayed_writes_are_held(guest, seen):
         guest.run(held.exec_prefix(direct))
         delayed = ["dd", "if=/dev/zero", f"of={device.path}", "bs=4k", "count=4", "conv=notrunc"]
         try:
-            # Its close, the last one of the device, writes the pages out.
-            submitters.background(*held.exec_prefix(delayed))
-            stat = stat_file(device)
-            until(
-                guest,
-                lambda: Counters.parse(guest.run(["cat", stat]).stdout).in_flight,
-                "the pages are written",
-            )
+            # Its close, the last one of the device, writes the pages out and waits for them.
+            processes.run([shlex.join(held.exec_prefix(delayed))])
             read(guest, beside, "0", "4k")
             assert beside.status().groups[DEFAULT_GROUP] == reads(1, 0, 8)
             assert device.status().groups[held.id] == reads(1, 0, 128), "nothing written"
         finally:
             held.set("d", Setting(range_bw=(0, 0)))
-        submitters.wait()
+        processes.wait()
         counted = device.status().groups[held.id]
         assert (counted.write_sectors, counted.writes_deferred) == (32, counted.writes)
         seen("4 pages parked until the maximum is lifted, a reader of another group of the share done")
 
 
 @pytest.mark.contract("rbw-17")
-def test_the_minimum_comes_first(guest, seen):
+def test_the_minimum_comes_first(guest, submitters, seen):
     """8 of the default group in flight, then 2 parked of each group, the default group's first; io_limit lets 4 go."""
     with contextlib.ExitStack() as stack:
         low = stack.enter_context(Lower(guest))
         line = f"{low.path} s 1 8 user range-bw 0 :0:0 7:1000:100000 8:1000:100000"
         device = stack.enter_context(Ioband(guest, "d").create(f"0 {low.length} ioband {line}"))
         device.message("reset")
-        submitters = stack.enter_context(Submitters(guest))
+        processes = stack.enter_context(submitters(guest))
         with low.holding():
-            submitters.start(device.path, 8)
+            processes.start(device.path, 8)
             for uid in (0, 7, 8):
-                submitters.start(device.path, 2, uid=uid)
+                processes.start(device.path, 2, uid=uid)
             # A second without a bio ends the count of seconds: nobody goes first for having starved in this one.
             guest.run(["sleep", "2"])
             device.message("io_limit", "12")
             until(guest, lambda: low.io().reads >= 12, "4 more are in flight")
             counted = {group: counters.reads for group, counters in device.status().groups.items()}
-        submitters.wait()
+        processes.wait()
     assert counted == {DEFAULT_GROUP: 8, 7: 2, 8: 2}
     seen("2 of each group parked, room for 4: those of the two groups with a minimum")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab import BLOCK, Submitters
+from lab import BLOCK
 
 from harness.dm import DEFAULT_GROUP, GroupCounters
 
@@ -58,10 +58,10 @@ def test_who_has_no_group_counts_at_the_default(guest, make, seen):
 
 @pytest.mark.contract("status-04", "status-05", "chk-08")
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_counted_when_let_through_and_parked_ones_as_deferred(guest, make, low, seen, kind):
+def test_counted_when_let_through_and_parked_ones_as_deferred(guest, make, low, submitters, seen, kind):
     """io_limit 4: four go down and three are parked, which is as many as one group of four may."""
     device = make("s 1 4 none weight")
-    with Submitters(guest) as processes:
+    with submitters(guest) as processes:
         with low.holding():
             before = low.io()
             processes.start(device.path, 7, write=kind == "write")
