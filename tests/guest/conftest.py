@@ -16,8 +16,20 @@ from places import place_of  # noqa: E402
 
 from harness.cgroup import Hierarchy  # noqa: E402
 from harness.dm import Ioband, TableLine  # noqa: E402
+from harness.guest import Guest  # noqa: E402
 
 LENGTH = 8192
+
+_guests_at_hand: weakref.WeakSet[Guest] = weakref.WeakSet()
+
+
+@pytest.fixture
+def guest(guest):
+    """The shared guest, as `harness.plugin` has it; its disk has 128 requests, which io_limit 0 stands for."""
+    if guest not in _guests_at_hand:
+        guest.run(f"echo 128 > /sys/block/{DISK.removeprefix('/dev/')}/queue/nr_requests")
+        _guests_at_hand.add(guest)
+    return guest
 
 
 @pytest.fixture
@@ -47,6 +59,12 @@ def band(guest, stack):
 
 
 @pytest.fixture
+def submitters(fact):
+    """``submitters(guest)``: as `lab.Submitters`."""
+    return functools.partial(Submitters, waits=fact("io_waits"))
+
+
+@pytest.fixture
 def low(guest):
     """A device between the disk and what is tested, which can keep what it is given."""
     with Lower(guest) as device:
@@ -58,12 +76,6 @@ def make(guest, low):
     """``make(line, name)``: a device on ``low`` of a line after the lower device, with nothing counted yet; gone with
     the test. Files with other lower devices have their own.
     """
-@pytest.fixture
-def submitters(fact):
-    """``submitters(guest)``: as `lab.Submitters`."""
-    return functools.partial(Submitters, waits=fact("io_waits"))
-
-
     with devices(guest, low.length) as made:
 
         def one(line, name="d", lower=low):
