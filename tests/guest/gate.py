@@ -1,7 +1,8 @@
 """An ioband device over a gate: what it lets down, what it parks, and what became of every single I/O.
 
-The gate is a linear device below the ioband device. A closed (suspended) gate keeps all that reaches it, so that
-nothing completes and what is parked above stays parked for as long as a test wants.
+The gate is a device below the ioband device. When it is closed it keeps all that reaches it, so that nothing completes
+and what is parked above stays parked for as long as a test wants. Above the ioband device there is a linear one, to
+which all I/O goes: it counts what comes, while the ioband device may count what it lets through only.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lab import Counters, plain_scheduler, stat_file, until
+from lab import Counters, Lower, plain_scheduler, stat_file, until
 
 from harness import fio
-from harness.dm import GroupCounters, Ioband, Linear, TableLine, sectors
+from harness.dm import GroupCounters, Ioband, Linear, TableLine
 from harness.errors import CommandError
 from harness.guest import Completed, Guest
 
@@ -33,10 +34,7 @@ def total(groups: dict[int, GroupCounters]) -> int:
 
 @dataclass(frozen=True)
 class Level:
-    """How the I/Os stand. arrived: at the ioband device; passed: at the gate.
-
-    pending: in the hands of dm core's count for the ioband device, its own deferred list not included.
-    """
+    """How the I/Os stand. arrived: at the device above; passed: at the gate. pending: arrived and not completed."""
 
     arrived: int
     passed: int
@@ -74,15 +72,18 @@ class Load:
 
 
 class Scene:
-    """An ioband device ``band`` over ``gate`` over the lower disk."""
+    """A device ``front``, at ``path``, over an ioband device ``band`` over ``gate`` over the lower disk."""
 
-    def __init__(self, guest: Guest, gate: Linear, band: Ioband, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, guest: Guest, gate: Lower, band: Ioband, front: Linear, pool: ThreadPoolExecutor
+    ) -> None:
         self.guest = guest
         self.gate = gate
         self.band = band
+        self.path = front.path
         self.pool = pool
-        self.length = sectors(guest, band.path)
-        self.gate_stat, self.band_stat = stat_file(gate), stat_file(band)
+        self.length = gate.length
+        self.front_stat = stat_file(front)
         self._lower_stat = f"/sys/block/{LOWER.removeprefix('/dev/')}/stat"
         self._lower_start = self.lower().sectors
 
@@ -90,9 +91,9 @@ class Scene:
 
     def level(self) -> Level:
         """Of now; exact while nothing moves."""
-        text = self.guest.run(["cat", self.band_stat, self.gate_stat]).stdout.splitlines()
-        band, gate = (Counters.parse(line) for line in text)
-        return Level(band.ios, gate.ios, band.in_flight)
+        text = self.guest.run(["cat", self.front_stat, self.gate.stat]).stdout.splitlines()
+        front, gate = (Counters.parse(line) for line in text)
+        return Level(front.ios, gate.ios, front.in_flight)
 
     def lower(self) -> Counters:
         """The disk's own."""
@@ -125,11 +126,11 @@ class Scene:
 
     def close(self) -> None:
         """Close the gate: once what is in flight below has ended, nothing more gets through."""
-        self.guest.run(["dmsetup", "suspend", "--nolockfs", self.gate.name])
+        self.gate.hold()
 
     def open(self) -> None:
         """Let through what has gathered, and all that comes."""
-        self.gate.resume()
+        self.gate.release()
 
     def load(self, name: str, jobs: Sequence[fio.Job], prefix: Sequence[str] = ()) -> Load:
         """Start a fio process."""
@@ -151,15 +152,15 @@ class Scene:
 @contextlib.contextmanager
 def scene(guest: Guest, **table: object) -> Iterator[Scene]:
     """Set the scene; ``table``: fields of the ioband table. Leaves nothing behind, whatever is parked or closed."""
-    length = sectors(guest, LOWER)
     with contextlib.ExitStack() as stack:
         stack.enter_context(plain_scheduler(guest, LOWER))
-        gate = stack.enter_context(Linear(guest, "gate").create([(LOWER, 0, length)]))
-        line = TableLine(length=length, device=gate.path, **{"share": "s", **table})  # type: ignore[arg-type]
+        gate = stack.enter_context(Lower(guest, LOWER, "gate"))
+        line = TableLine(length=gate.length, device=gate.path, **{"share": "s", **table})  # type: ignore[arg-type]
         band = stack.enter_context(Ioband(guest, "band").create(line))
-        guest.run(["chmod", "666", band.path])
+        front = stack.enter_context(Linear(guest, "front").create([(band.path, 0, gate.length)]))
+        guest.run(["chmod", "666", front.path])
         pool = stack.enter_context(ThreadPoolExecutor(8, thread_name_prefix="load"))
-        made = Scene(guest, gate, band, pool)
+        made = Scene(guest, gate, band, front, pool)
         stack.callback(_let_go, made)
         yield made
 
@@ -168,6 +169,6 @@ def _let_go(made: Scene) -> None:
     """After a failure: whatever still waits in the guest must end, or the pool would never."""
     if made.guest.machine.console.death is not None:
         return
-    for device in (made.gate, made.band):
+    for device in (made.gate.below, made.band):
         if device.exists():
             device.resume()

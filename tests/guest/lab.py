@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pytest
@@ -152,34 +153,53 @@ class Counters:
 
 
 class Lower(Linear):
-    """A dm-linear between the disk and what is tested. It counts what arrives, and can keep it.
+    """A dm-linear between the disk and what is tested. It counts what arrives, and can keep it. A context manager.
 
-    While it is suspended, whatever it is sent stays in flight: nothing completes until ``resume``. Its counters
-    are those of dm, which counts a bio when it arrives, kept or not.
+    What it is sent it passes on to ``below``, a dm-linear as well. While that is suspended everything stays in flight:
+    nothing completes until ``release``. Two of them, because whether a device counts what comes while it is suspended
+    differs from kernel to kernel.
     """
 
     def __init__(self, guest: Guest, disk: str = DISK, name: str = "low") -> None:
         super().__init__(guest, name)
         self.disk = disk
+        self.below = Linear(guest, f"{name}-below")
 
-    def __enter__(self) -> Lower:
+    def __enter__(self) -> Self:
         self.length = sectors(self.guest, self.disk)
-        self.create([(self.disk, 0, self.length)])
-        self.stat = stat_file(self)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.below).create([(self.disk, 0, self.length)])
+            self.create([(self.below.path, 0, self.length)])
+            self.stat = stat_file(self)
+            self._made = stack.pop_all()
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._made:
+            super().__exit__(kind, error, trace)
 
     def io(self) -> Counters:
         """What has arrived since it was made."""
         return Counters.parse(self.guest.run(["cat", self.stat]).stdout)
 
+    def hold(self) -> None:
+        """Keep what arrives from now on; what is in flight ends first."""
+        self.guest.run(["dmsetup", "suspend", "--nolockfs", self.below.name])
+
+    def release(self) -> None:
+        """Pass on what was kept, and all that comes."""
+        self.below.resume()
+
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Inside, what arrives stays in flight."""
-        self.suspend()
+        self.hold()
         try:
             yield
         finally:
-            self.resume()
+            self.release()
 
 
 class Submitters:

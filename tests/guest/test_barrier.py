@@ -78,7 +78,7 @@ def mounted(stage: Scene, barrier: int) -> Iterator[str]:
     """A new ext3 on the device, and a file of 2 MB in it that user and group may write."""
     guest, place = stage.guest, "/mnt"
     guest.run(["mke2fs", "-q", "-F", "-t", "ext3", "-b", str(FS_BLOCK), "-I", "128",
-               "-O", "^metadata_csum,^64bit,^resize_inode", "-J", "size=1", stage.band.path])  # fmt: skip
+               "-O", "^metadata_csum,^64bit,^resize_inode", "-J", "size=1", stage.path])  # fmt: skip
     guest.run(
         [
             "mount",
@@ -86,7 +86,7 @@ def mounted(stage: Scene, barrier: int) -> Iterator[str]:
             "ext3",
             "-o",
             f"barrier={barrier},data=ordered,noatime,commit=600",
-            stage.band.path,
+            stage.path,
             place,
         ]
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import pytest
@@ -18,7 +19,7 @@ from harness import fio
 from harness.cgroup import Cgroup, Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.errors import CommandError
-from harness.guest import Guest
+from harness.guest import Completed, Guest
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
@@ -41,7 +42,7 @@ def writes(name: str, count: int, offset_kb: int, uid: int | None = None) -> fio
     """A job that writes so many blocks, all in flight at once, then reads them and compares."""
     return fio.Job(
         name=name,
-        filename="/dev/mapper/band",
+        filename="/dev/mapper/front",
         rw="write",
         bs="4k",
         size=f"{4 * count}k",
@@ -313,6 +314,13 @@ def go_on(parked: Parked, swap: str) -> int:
                          by_driver=swap != LINEAR)  # fmt: skip
 
 
+def suspend_noflush(stage: Scene) -> Future[Completed]:
+    """Begin to; the parked bios have been pushed back, and the rest is waited for."""
+    suspending = stage.background("dmsetup", "suspend", "--noflush", "band")
+    stage.wait_asleep("dmsetup", "dm_wait_for")
+    return suspending
+
+
 @pytest.mark.contract("int-04", "chk-09")
 @pytest.mark.parametrize("swap", SWAPS)
 def test_suspend(guest, seen, swap):
@@ -324,7 +332,7 @@ def test_suspend(guest, seen, swap):
         stage.open()
         suspending.result()
         # What was parked has gone down; both jobs want to read it back.
-        level = stage.wait("reads to wait for the resumption", above=LIMIT + PARKED, pending=0)
+        level = stage.wait("reads to wait for the resumption", above=LIMIT + PARKED)
         assert level.passed == LIMIT + PARKED
         done = go_on(parked, swap)
         seen(
@@ -337,12 +345,11 @@ def test_suspend(guest, seen, swap):
 def test_noflush_suspend(guest, seen, swap):
     with scene(guest, **USERS) as stage:
         parked = fill(stage)
-        suspending = stage.background("dmsetup", "suspend", "--noflush", "band")
-        # dm core has the parked ones back although nothing completes below.
-        stage.wait("the parked bios to be pushed back", pending=LIMIT, above=PARKED)
+        suspending = suspend_noflush(stage)
+        still_parked(stage)
         stage.open()
         suspending.result()
-        level = stage.wait("the hog's reads to wait, too", above=PARKED + LIMIT, pending=0)
+        level = stage.wait("the hog's reads to wait, too", above=PARKED + LIMIT)
         assert level.passed == LIMIT, "none of those that were pushed back has gone down"
         done = go_on(parked, swap)
         seen(f"{PARKED} pushed back, resumed with table {swap!r}: {done} I/Os, counts equal, data right")
@@ -352,12 +359,13 @@ def test_noflush_suspend(guest, seen, swap):
 def test_interrupted_noflush_suspend(guest, seen):
     with scene(guest, **USERS) as stage:
         parked = fill(stage)
-        suspending = stage.background("dmsetup", "suspend", "--noflush", "band")
-        stage.wait("the parked bios to be pushed back", pending=LIMIT, above=PARKED)
+        suspending = suspend_noflush(stage)
         guest.run(["killall", "-INT", "dmsetup"])
         with pytest.raises(CommandError):
             suspending.result()
-        stage.wait("them to be parked again", pending=LIMIT + PARKED, above=PARKED)
+        still_parked(stage)
+        stage.band.message("io_limit", str(LIMIT + PARKED))
+        stage.wait("the driver, which has them again, to let them go", passed=LIMIT + PARKED)
         stage.open()
         done = parked.finish(0)
         seen(f"{PARKED} pushed back, suspension interrupted: {done} I/Os, counts equal, data right")
@@ -367,14 +375,13 @@ def test_interrupted_noflush_suspend(guest, seen):
 def test_noflush_suspend_keeps_the_error_of_what_was_in_flight(guest, seen):
     with scene(guest, **USERS) as stage:
         parked = fill(stage)
-        suspending = stage.background("dmsetup", "suspend", "--noflush", "band")
-        stage.wait("the parked bios to be pushed back", pending=LIMIT, above=PARKED)
-        stage.gate.reload(f"0 {stage.length} error")
+        suspending = suspend_noflush(stage)
+        stage.gate.below.reload(f"0 {stage.length} error")
         stage.open()
         suspending.result()
         assert parked.hog.errors() == {"hog": errno.EIO}
         assert not parked.victim.done
-        stage.gate.reload(f"0 {stage.length} linear {LOWER} 0")
+        stage.gate.below.reload(f"0 {stage.length} linear {LOWER} 0")
         stage.close()
         stage.open()
         stage.band.resume()
@@ -389,7 +396,7 @@ def test_noflush_suspend_keeps_the_error_of_what_was_in_flight(guest, seen):
 def test_parked_bios_take_the_error_of_the_disk(guest, seen):
     with scene(guest, **USERS) as stage:
         parked = fill(stage)
-        stage.gate.reload(f"0 {stage.length} error")
+        stage.gate.below.reload(f"0 {stage.length} error")
         stage.open()
         assert parked.hog.errors() == {"hog": errno.EIO}
         assert parked.victim.errors() == {"victim": errno.EIO}

@@ -53,7 +53,7 @@ def test_unloading_is_refused_while_bios_are_parked(guest, seen):
             done = parked.finish(0)
         before = guest.run(f"dd if={LOWER} {read}").stdout
     with module(guest), scene(guest, **USERS):
-        assert guest.run(f"dd if=/dev/mapper/band {read}").stdout == before
+        assert guest.run(f"dd if=/dev/mapper/front {read}").stdout == before
     seen(f"refused with {PARKED} parked, {done} I/Os ended; after unloading and loading the data is there")
 
 

@@ -33,7 +33,7 @@ def jobs(*, as_users: bool = True, large: str = "16k") -> list[fio.Job]:
         made.append(
             fio.Job(
                 name=name,
-                filename="/dev/mapper/band",
+                filename="/dev/mapper/front",
                 rw="randwrite",
                 bs=bs,
                 size="512k",
@@ -50,13 +50,14 @@ def jobs(*, as_users: bool = True, large: str = "16k") -> list[fio.Job]:
 
 FIO = "run fio --output-format=json --output=fio.$i /tmp/load.fio"
 
-# Waits until bios are parked. The band's counters are read first, so that what is found above the gate was there; three
-# bios at most, one for each fio process, sleep in the driver or are just being submitted: more than that are parked.
+# Waits until bios are parked. The counters of the device above are read first, so that what is found above the gate was
+# there; three bios at most, one for each fio process, sleep in the driver or are just being submitted: more than that
+# are parked.
 LOOK = """
 	above=0
 	until [ $above -gt {fios} ]; do
-		read -r r x x x w x <{stage.band_stat}
-		read -r s x x x v x <{stage.gate_stat}
+		read -r r x x x w x <{stage.front_stat}
+		read -r s x x x v x <{stage.gate.stat}
 		above=$((r + w - s - v))
 		[ $above -gt {fios} ] || usleep 1000
 	done
@@ -182,10 +183,10 @@ class Changes:
         ):
             group, top = hierarchy.create("g"), hierarchy.path
             guest.run(f"for i in 0 1; do dd if=/dev/urandom of=/tmp/h.$i bs=4k count={PAGES}; done")
-            behind = f"of=/dev/mapper/band bs=4k seek={BEHIND} conv=notrunc"
+            behind = f"of=/dev/mapper/front bs=4k seek={BEHIND} conv=notrunc"
             # The device stays open, or to close it would write the pages at once.
             body = f"""
-	exec 3<>/dev/mapper/band
+	exec 3<>/dev/mapper/front
 	put "band $((i % 99 + 1))" {group.path}/blkio.settings
 	put "band $((i % 77 + 1))" {top}/blkio.settings
 	run mkdir {top}/h
