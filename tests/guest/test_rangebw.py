@@ -7,6 +7,7 @@ How much a group gets per second is the scenarios' matter. Here a group is broug
 from __future__ import annotations
 
 import contextlib
+import shlex
 
 import pytest
 from lab import DISK, Lower, Submitters, refused, shown, until
