@@ -100,6 +100,7 @@ class Console:
         self._report: _Report | None = None
         self._changed = threading.Condition()
         self._switched_off = False
+        self._decoding = False
         self._spawn = fdspawn(output, timeout=None, maxread=4096, use_poll=True)
         self._thread = threading.Thread(target=self._watch, name="console", daemon=True)
 
@@ -199,9 +200,10 @@ class Console:
             self._raise_death()
 
     def wait_death(self, timeout: float) -> GuestError | None:
-        """Give a death up to ``timeout`` seconds to be noticed."""
+        """Give a death up to ``timeout`` seconds to be noticed; one that was noticed, until its report is decoded."""
         with self._changed:
-            self._changed.wait_for(lambda: self._death is not None, timeout)
+            self._changed.wait_for(lambda: self._death is not None or self._decoding, timeout)
+            self._changed.wait_for(lambda: not self._decoding)
             return self._death
 
     def on_death(self, callback: Callable[[], None]) -> None:
@@ -296,18 +298,24 @@ class Console:
             raw = "".join(f"{line}\n" for line in report.lines)
             if not report.sign.fatal:
                 self._events.append(Event(report.sign, raw, report.began))
+            self._decoding = report.sign.fatal
             self._changed.notify_all()
         if not report.sign.fatal:
             return
-        self.die(
-            _ERRORS[report.sign](
-                f"the guest's kernel: {report.first}",
-                trace=self.decoded(raw),
-                raw=raw,
-                log=self.log,
-                hint="the trace is decoded with the kernel's vmlinux; the log has all that the kernel said",
+        try:
+            self.die(
+                _ERRORS[report.sign](
+                    f"the guest's kernel: {report.first}",
+                    trace=self.decoded(raw),
+                    raw=raw,
+                    log=self.log,
+                    hint="the trace is decoded with the kernel's vmlinux; the log has all that the kernel said",
+                )
             )
-        )
+        finally:
+            with self._changed:
+                self._decoding = False
+                self._changed.notify_all()
 
     def decoded(self, raw: str) -> str:
         """A report with source lines; as it is where that fails: no report is lost to a missing tool."""

@@ -101,6 +101,22 @@ def test_death_is_told_within_a_second_while_the_line_stays_open(line, name, err
     assert caught.value.log == Path("console.log")
 
 
+def test_a_death_that_was_noticed_is_told_however_long_its_report_takes_to_decode(line, monkeypatch):
+    begun, over = threading.Event(), threading.Event()
+
+    def decoded(raw):
+        begun.set()
+        assert over.wait(5)
+        return raw
+
+    monkeypatch.setattr(line.console, "decoded", decoded)
+    line.recorded("oops/6.1-panic.txt")
+    assert begun.wait(5)
+    assert line.console.death is None
+    threading.Timer(0.2, over.set).start()
+    assert isinstance(line.console.wait_death(0), KernelPanic)
+
+
 def test_report_that_never_ends_is_cut(line):
     stop = threading.Event()
 
