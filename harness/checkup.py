@@ -44,7 +44,8 @@ def parse_state(text: str) -> State:
         return State(
             things={
                 "dm device": frozenset(row[0].rpartition("/")[2] for row in rows.get("dm", ())),
-                "mount": frozenset(f"{row[1]} ({row[2]})" for row in rows["mounts"]),
+                # The kernel itself mounts tracefs when somebody first looks for it in debugfs.
+                "mount": frozenset(f"{row[1]} ({row[2]})" for row in rows["mounts"] if row[2] != "tracefs"),
                 "swap area": frozenset(row[0] for row in rows["swaps"][1:]),
                 "subsystem in a cgroup hierarchy": frozenset(
                     row[0] for row in rows["cgroups"][1:] if row[1] != "0"

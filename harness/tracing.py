@@ -12,8 +12,10 @@ from harness.errors import MeasurementError
 from harness.guest import Guest
 
 FOLDER = "/sys/kernel/debug/tracing"
+# After the CPU newer kernels tell what was disabled then, interrupts for instance: a letter, a digit or a dot for each.
 _LINE = re.compile(
-    r"\s*(?P<task>.+)-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]\s+(?P<time>\d+\.\d+): (?P<name>\w+): (?P<text>.*)"
+    r"\s*(?P<task>.+)-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]\s+(?:[\w.#]{4,5}\s+)?(?P<time>\d+\.\d+): "
+    r"(?P<name>\w+): (?P<text>.*)"
 )
 
 

@@ -72,6 +72,10 @@ def test_a_recorded_state() -> None:
         (lambda s: s + "dm:/sys/block/dm-3\n", "dm device left behind: dm-3"),
         (lambda s: s + "mounts:cgroup /cg cgroup rw,blkio 0 0\n", "mount left behind: /cg (cgroup)"),
         (lambda s: s.replace("blkio\t0", "blkio\t1"), "subsystem in a cgroup hierarchy left behind: blkio"),
+        (
+            lambda s: s + "mounts:none /t tracefs rw 0 0\nmounts:none /t tmpfs rw 0 0\n",
+            "mount left behind: /t (tmpfs)",
+        ),
         (lambda s: s + "swaps:/dev/vda partition 65528 0 -1\n", "swap area left behind: /dev/vda"),
         (lambda s: s + "modules:dm_ioband 1 0 - Live 0x0\n", "module left behind: dm_ioband"),
         (lambda s: s + "partitions: 7 0 1024 loop0\n", "block device left behind: loop0"),

@@ -24,6 +24,13 @@ def test_parse():
     ]
 
 
+def test_parse_what_a_later_kernel_printed():
+    """6.1: with what was disabled at the time."""
+    printed = "   kworker/u8:0-8       [001] d..2.    12.078250: ioband_make_request: share1: 252,0 W 4696 + 8\n"
+    text = "share1: 252,0 W 4696 + 8"
+    assert parse(printed) == [Event("kworker/u8:0", 8, 1, 12.07825, "ioband_make_request", text)]
+
+
 def test_nothing_happened():
     assert parse("# tracer: nop\n#\n") == []
 
