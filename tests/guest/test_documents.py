@@ -1,7 +1,8 @@
 """The examples of the series' documents, taken out of the patches and run.
 
-An example is a command after a tab and "# ", and below it what it prints, after a tab. Three dots stand for anything
-within a line, a line of them for any number of lines. A command fails only where it is shown to say so.
+An example is a command after a tab (or four blanks) and "# ", and below it what it prints, indented as well. Three dots
+stand for anything within a line, a line of them for any number of lines. A command fails only where it is shown to say
+so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+from unidiff import PatchSet
 
 from harness import host
 from harness.repository import NO_OTHER_REPOSITORY
@@ -21,11 +23,13 @@ pytestmark = [
 ]
 
 MARK = "@@@"
-DOCUMENTS = [
-    "Documentation/device-mapper/ioband.txt",
-    "Documentation/device-mapper/range-bw.txt",
-    "Documentation/cgroups/blkio.txt",
-]
+INDENT = re.compile(r"\t| {4}")
+
+
+def documents(series) -> list[str]:
+    """Those that the series adds to the kernel's."""
+    added = [file.path for patch in series.all_patches() for file in PatchSet(patch.text) if file.is_added_file]
+    return [path for path in added if path.startswith("Documentation/")]
 
 
 def document(series, name: str, folder: Path) -> str:
@@ -46,15 +50,17 @@ def examples(text: str) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     inside = False
     for line in text.splitlines():
-        if line.startswith("\t# "):
+        indent = INDENT.match(line)
+        shown = line[indent.end() :] if indent else ""
+        if shown.startswith("# "):
             inside = True
-            found.append((line[3:], []))
-        elif inside and line.startswith("\t"):
+            found.append((shown[2:], []))
+        elif inside and indent:
             command, printed = found[-1]
             if command.endswith("\\"):
                 found[-1] = (f"{command[:-1].rstrip()} {line.strip()}", printed)
             else:
-                printed.append(line[1:])
+                printed.append(shown)
         else:
             inside = False
     return found
@@ -70,17 +76,30 @@ def pattern(printed: list[str]) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_examples_do_what_they_say(guest, testbed, tmp_path, name):
-    told = examples(document(testbed.series, name, tmp_path))
-    assert told
-    script = "".join(f"echo {MARK}\n{{ {command}\n}} 2>&1 || echo exit $?\n" for command, _ in told)
-    guest.put(script, "/tmp/examples")
-    done = guest.run("sh /tmp/examples", timeout=120).stdout
-    printed = done.split(f"{MARK}\n")[1:]
-    wrong = [
-        f"# {command}\n{text.rstrip()}\n  the document says\n" + "\n".join(expected)
-        for (command, expected), text in zip(told, printed, strict=True)
-        if not re.fullmatch(pattern(expected), text.rstrip("\n"), re.DOTALL)
-    ]
+@pytest.fixture
+def requests(guest):
+    """The disk has as many as the documents say."""
+    guest.run("echo 128 > /sys/block/sdb/queue/nr_requests")
+
+
+@pytest.mark.usefixtures("requests")
+def test_examples_do_what_they_say(guest, testbed, tmp_path):
+    wrong, with_examples = [], []
+    for number, name in enumerate(documents(testbed.series)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        told = examples(document(testbed.series, name, folder))
+        if not told:
+            continue
+        with_examples.append(name)
+        script = "".join(f"echo {MARK}\n{{ {command}\n}} 2>&1 || echo exit $?\n" for command, _ in told)
+        guest.put(script, "/tmp/examples")
+        done = guest.run("sh /tmp/examples", timeout=120).stdout
+        printed = done.split(f"{MARK}\n")[1:]
+        wrong += [
+            f"{name}: # {command}\n{text.rstrip()}\n  the document says\n" + "\n".join(expected)
+            for (command, expected), text in zip(told, printed, strict=True)
+            if not re.fullmatch(pattern(expected), text.rstrip("\n"), re.DOTALL)
+        ]
     assert not wrong, "\n".join(wrong)
+    assert len(with_examples) == 3, with_examples
