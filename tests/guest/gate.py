@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from lab import Counters, Lower, plain_scheduler, stat_file, until
 
 from harness import fio
-from harness.dm import GroupCounters, Ioband, Linear, TableLine
+from harness.dm import Device, GroupCounters, Ioband, Linear, TableLine
 from harness.errors import CommandError
 from harness.guest import Completed, Guest
 
@@ -72,10 +72,13 @@ class Load:
 
 
 class Scene:
-    """A device ``front``, at ``path``, over an ioband device ``band`` over ``gate`` over the lower disk."""
+    """A device ``front`` over an ioband device ``band`` over ``gate`` over the lower disk.
+
+    path: where I/O goes, that of ``front``.
+    """
 
     def __init__(
-        self, guest: Guest, gate: Lower, band: Ioband, front: Linear, pool: ThreadPoolExecutor
+        self, guest: Guest, gate: Lower, band: Ioband, front: Device, pool: ThreadPoolExecutor
     ) -> None:
         self.guest = guest
         self.gate = gate
@@ -150,14 +153,19 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(guest: Guest, **table: object) -> Iterator[Scene]:
-    """Set the scene; ``table``: fields of the ioband table. Leaves nothing behind, whatever is parked or closed."""
+def scene(guest: Guest, *, counted: bool = True, **table: object) -> Iterator[Scene]:
+    """Set the scene; ``table``: fields of the ioband table. Leaves nothing behind, whatever is parked or closed.
+
+    counted: else there is no device above, and I/O goes to the ioband device itself.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(plain_scheduler(guest, LOWER))
         gate = stack.enter_context(Lower(guest, LOWER, "gate"))
         line = TableLine(length=gate.length, device=gate.path, **{"share": "s", **table})  # type: ignore[arg-type]
         band = stack.enter_context(Ioband(guest, "band").create(line))
-        front = stack.enter_context(Linear(guest, "front").create([(band.path, 0, gate.length)]))
+        front: Device = band
+        if counted:
+            front = stack.enter_context(Linear(guest, "front").create([(band.path, 0, gate.length)]))
         guest.run(["chmod", "666", front.path])
         pool = stack.enter_context(ThreadPoolExecutor(8, thread_name_prefix="load"))
         made = Scene(guest, gate, band, front, pool)

@@ -1,7 +1,8 @@
-"""Barriers through an ioband device: what the disk is told, in the order in which it is told.
+"""Flushes and barriers through an ioband device: what the disk is told, in the order in which it is told.
 
-ext3 writes the record that commits a transaction as a barrier: everything of the transaction must be on the disk before
-it. Here the disk (scsi_debug) logs every command that it gets, so the log is the order of arrival itself.
+ext3 commits a transaction with a record that must reach the disk after everything of the transaction. It is written as
+a barrier, where there are any, or else with a flush before it and so that it is on the disk when it is done. Here the
+disk (scsi_debug) logs every command that it gets, so the log is the order of arrival itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 from gate import LOWER, Scene, scene
 
 from harness import fio
+from harness.dm import GroupCounters
 from harness.guest import Guest
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
@@ -32,15 +34,17 @@ CROWD = 256
 FS_BLOCK = 1024
 JOURNAL_MAGIC, COMMIT_RECORD = 0xC03B3998, 2
 WRITE_10, READ_10, SYNCHRONIZE_CACHE, WRITE_6, READ_6 = 0x2A, 0x28, 0x35, 0x0A, 0x08
+FUA = 0x08
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command to the disk; block, blocks: of the file system."""
+    """A command to the disk; block, blocks: of the file system. forced: it ends when its data is on the disk (FUA)."""
 
     code: int
     block: int = 0
     blocks: int = 0
+    forced: bool = False
 
     @classmethod
     def parse(cls, words: str) -> Command:
@@ -49,28 +53,40 @@ class Command:
             sector, count = int.from_bytes(raw[1:4], "big") & 0x1FFFFF, raw[4] or 256
         else:
             sector, count = int.from_bytes(raw[2:6], "big"), int.from_bytes(raw[7:9], "big")
-        return cls(raw[0], sector * 512 // FS_BLOCK, count * 512 // FS_BLOCK)
+        forced = raw[0] == WRITE_10 and bool(raw[1] & FUA)
+        return cls(raw[0], sector * 512 // FS_BLOCK, count * 512 // FS_BLOCK, forced)
 
     @property
     def writes(self) -> bool:
         return self.code in (WRITE_6, WRITE_10)
 
+    @property
+    def covered(self) -> range:
+        """The blocks that it writes or reads."""
+        return range(self.block, self.block + self.blocks)
+
 
 @contextlib.contextmanager
 def told(guest: Guest, commands: list[Command]) -> Iterator[None]:
-    """Have the disk, slowed down, log its commands for a while, and append them."""
+    """Have the disk, slowed down, log its commands for a while, and append them.
+
+    While it has commands to do it may not let its delay be changed.
+    """
     console = guest.run(["cat", PRINTK]).stdout.split()[0]
     delay = guest.run(["cat", DELAY]).stdout.strip()
     mark = "barrier test: begin"
-    guest.run(f"echo 1 >{PRINTK}; dmesg -c >/dev/null; echo '{mark}' >/dev/kmsg; echo 1 >{OPTS}; echo {SLOW} >{DELAY}")
+    delayed = "until echo {} 2>/dev/null >" + DELAY + "; do usleep 1000; done"
+    guest.run(
+        f"echo 1 >{PRINTK}; dmesg -c >/dev/null; echo '{mark}' >/dev/kmsg; {delayed.format(SLOW)}; echo 1 >{OPTS}"
+    )
     try:
         yield
     finally:
         if guest.machine.console.death is None:
-            guest.run(f"echo {delay} >{DELAY}; echo 0 >{OPTS}; echo {console} >{PRINTK}")
+            guest.run(f"echo 0 >{OPTS}; {delayed.format(delay)}; echo {console} >{PRINTK}")
     log = guest.run(["dmesg"]).stdout
     assert mark in log, "the kernel's log was too small"
-    commands += [Command.parse(words) for words in re.findall(r"scsi_debug: cmd ((?:[0-9a-f]{2} )+)", log)]
+    commands += [Command.parse(words) for words in re.findall(r"scsi_debug: .*?cmd ((?:[0-9a-f]{2} )+)", log)]
 
 
 @contextlib.contextmanager
@@ -160,9 +176,10 @@ CHANGES = (
 )
 
 
+@pytest.mark.needs("barriers")
 @pytest.mark.contract("int-15")
 def test_commit_records_go_between_two_flushes(guest, seen):
-    with scene(guest, **TABLE) as stage, mounted(stage, barrier=1) as place:
+    with scene(guest, counted=False, **TABLE) as stage, mounted(stage, barrier=1) as place:
         stage.band.message("reset")
         commands = commit(stage, place, CHANGES)
         groups = stage.band.status().groups
@@ -183,31 +200,81 @@ def test_commit_records_go_between_two_flushes(guest, seen):
             if previous is not None and previous < record.block:
                 # Its blocks lie between the last record and this one; each was written once, before the first flush.
                 journal = range(previous + 1, record.block)
-                written = [
-                    b for c in commands[last:first] if c.writes for b in range(c.block, c.block + c.blocks)
-                ]
+                written = [b for c in commands[last:first] if c.writes for b in c.covered]
                 assert sorted(b for b in written if b in journal) == list(journal) != []
                 complete += 1
             last, previous = second, record.block
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "in their order"
         assert complete >= COMMITS - 2, "the journal is larger than what is written"
-        # By count: dm core hands bios that come while it deals with a barrier, or is suspended, to a thread of its own,
-        # whose user is another.
-        writes, parked = (sum(getattr(g, what) for g in groups.values()) for what in ("writes", "writes_deferred"))
-        user_parked = parked - (writes - CROWD)
-        assert user_parked > 0, f"{parked} of {writes} writes parked, {CROWD} of all are the user's"
+        parked = users_parked(groups)
         seen(
             f"{len(numbers)} commits among {len(commands)} commands, each between two flushes, {complete} seen to come"
             f" after all their blocks, with suspend, noflush suspend and policy switch meanwhile;"
-            f" {user_parked} of the user's {CROWD} writes at least were parked"
+            f" {parked} of the user's {CROWD} writes at least were parked"
         )
 
 
-@pytest.mark.contract("int-15")
-def test_without_barriers_the_disk_is_told_of_none(guest, seen):
-    """What the other test sees is there because of the barriers."""
-    with scene(guest, **TABLE) as stage, mounted(stage, barrier=0) as place:
+def users_parked(groups: dict[int, GroupCounters]) -> int:
+    """How many of the user's writes were parked, at least; one was.
+
+    By count: dm core hands bios that come while it deals with a barrier, or is suspended, to a thread of its own, whose
+    user is another.
+    """
+    writes, parked = (sum(getattr(g, what) for g in groups.values()) for what in ("writes", "writes_deferred"))
+    user_parked = parked - (writes - CROWD)
+    assert user_parked > 0, f"{parked} of {writes} writes parked, {CROWD} of all are the user's"
+    return user_parked
+
+
+def commit_records(guest: Guest) -> dict[int, int]:
+    """All that are on the disk: number of the transaction -> block."""
+    guest.run(f"dd if={LOWER} of=/tmp/disk bs=64k iflag=direct")
+    disk = guest.get("/tmp/disk")
+    guest.run(["rm", "/tmp/disk"])
+    heads = ((at, struct.unpack_from(">III", disk, at)) for at in range(0, len(disk), FS_BLOCK))
+    return {
+        sequence: at // FS_BLOCK
+        for at, (magic, kind, sequence) in heads
+        if (magic, kind) == (JOURNAL_MAGIC, COMMIT_RECORD)
+    }
+
+
+@pytest.mark.contract("int-19")
+def test_commit_records_come_after_a_flush_and_what_they_commit(guest, seen):
+    with scene(guest, counted=False, **TABLE) as stage, mounted(stage, barrier=1) as place:
+        stage.band.message("reset")
+        commands = commit(stage, place, CHANGES)
+        groups = stage.band.status().groups
+        assert stage.band.table().policy == "weight-iosize", "all changes were made"
+        where = commit_records(guest)
+    arrived = [(i, command) for i, command in enumerate(commands) if command.writes]
+    flushes = [i for i, command in enumerate(commands) if command.code == SYNCHRONIZE_CACHE]
+    records = [(n, i) for n, block in sorted(where.items()) for i, command in arrived if block in command.covered]
+    numbers, last, ends = [n for n, _ in records], -1, [*(i for _, i in records[1:]), len(commands)]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "each once, and in their order"
+    assert len(numbers) >= COMMITS, "each fsync is a commit"
+    for (number, record), end in zip(records, ends, strict=True):
+        # The journal is larger than what is written: its blocks lie between the last record and this one.
+        journal = range(where[number - 1] + 1, where[number])
+        written = [(b, i) for i, command in arrived if last < i < record for b in command.covered if b in journal]
+        assert sorted(b for b, _ in written) == list(journal) != [], f"{number}: each block was written once"
+        committed = max(i for _, i in written)
+        assert [i for i in flushes if committed < i < record], f"{number}: no flush before the record"
+        assert commands[record].forced or [i for i in flushes if record < i < end], f"{number}: nor after it"
+        last = record
+    parked = users_parked(groups)
+    seen(
+        f"{len(numbers)} commits among {len(commands)} commands, each record after its blocks and a flush, forced or"
+        f" flushed, with suspend, noflush suspend and policy switch meanwhile; {parked} of the user's {CROWD} writes at"
+        " least were parked"
+    )
+
+
+@pytest.mark.contract("int-19")
+def test_without_flushes_the_disk_is_told_of_none(guest, seen):
+    """What the other tests see is there because of how the file system is mounted."""
+    with scene(guest, counted=False, **TABLE) as stage, mounted(stage, barrier=0) as place:
         commands = commit(stage, place)
         assert sum(command.writes for command in commands) > COMMITS
-        assert not [command for command in commands if command.code == SYNCHRONIZE_CACHE]
-        seen(f"barrier=0: no flush among {len(commands)} commands")
+        assert not [command for command in commands if command.code == SYNCHRONIZE_CACHE or command.forced]
+        seen(f"barrier=0: nothing is flushed or forced among {len(commands)} commands")
