@@ -200,12 +200,14 @@ def test_a_detached_id_can_be_attached_again_with_the_default(make, seen):
 
 
 @pytest.mark.contract("msg-limit-01")
-def test_io_limit_0_follows_the_queue(guest, make, seen):
+@pytest.mark.parametrize("requests", [64, 200])
+def test_io_limit_0_follows_the_queue(guest, make, fact, seen, requests):
     device = make("s 0 0 none weight")
-    guest.run("echo 64 > /sys/block/vda/queue/nr_requests")
+    guest.run(f"echo {requests} > /sys/block/vda/queue/nr_requests")
     try:
         device.message("io_limit", "0")
-        assert device.table().io_limit == 64
+        io_limit = device.table().io_limit
+        assert io_limit == max(requests, fact("least_default_io_limit"))
     finally:
         guest.run("echo 128 > /sys/block/vda/queue/nr_requests")
-    seen("nr_requests 64: io_limit 64")
+    seen(f"nr_requests {requests}: io_limit {io_limit}")
