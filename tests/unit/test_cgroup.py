@@ -154,13 +154,14 @@ def test_writes_are_exact():
     group.detach("ioband1")
     hierarchy.root.message("share1", "weight", "50")
     group.add(77)
-    assert [(argv[-1], stdin) for argv, stdin in guest.calls] == [
+    assert [(argv[-1].removeprefix("of="), stdin) for argv, stdin in guest.calls] == [
         ("/cgroup/a/blkio.settings", "ioband1 80"),
         ("/cgroup/a/blkio.settings", "ioband1 1:2"),
         ("/cgroup/a/blkio.settings", "ioband1"),
         ("/cgroup/blkio.devices", "share1 weight 50"),
         ("/cgroup/a/tasks", "77"),
     ]
+    assert guest.calls[0][0][1:3] == ["bs=10", "count=1"], "one write of all of it"
     with pytest.raises(ValueError, match="does not reach the kernel"):
         group.write("tasks", "")
 
