@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from lab import Counters, stat_file
+from lab import Counters, stat_file, until
 
 from harness.cgroup import Cgroup, Hierarchy
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
@@ -20,6 +20,8 @@ PAGE = 4096
 SECTORS = PAGE // 512
 
 _count = itertools.count(1)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,19 @@ class Domain:
 
     def reset(self) -> None:
         """Count from zero."""
-        self.device.message("reset")
-        self._before = self.arrived()
+        self._before = self._at_once(lambda: self.device.message("reset"))[1]
+
+    def _at_once(self, look: Callable[[], T]) -> tuple[T, Counters]:
+        """What is seen of the groups and what had arrived by then: nothing arrived while both were looked at."""
+
+        def both() -> tuple[Counters, T, Counters]:
+            return self.arrived(), look(), self.arrived()
+
+        def quiet(seen: tuple[Counters, T, Counters]) -> bool:
+            return (seen[0].ios, seen[0].sectors) == (seen[2].ios, seen[2].sectors)
+
+        _, found, arrived = until(self.guest, both, "nothing arrives while it is counted", quiet)
+        return found, arrived
 
     def settle(self) -> None:
         """Write back all that is dirty, forget all that is cached, and count from zero."""
@@ -79,8 +92,8 @@ class Domain:
 
     def charged(self) -> Charged:
         """What was charged to whom; all that came to the device was charged to somebody."""
-        groups = self.device.status().groups
-        arrived = self.arrived() - self._before
+        groups, arrived = self._at_once(lambda: self.device.status().groups)
+        arrived -= self._before
         assert not any(g.reads_deferred or g.writes_deferred for g in groups.values()), "something was held"
         assert sum(g.read_sectors for g in groups.values()) == arrived.read_sectors
         assert sum(g.write_sectors for g in groups.values()) == arrived.write_sectors

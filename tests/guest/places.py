@@ -35,6 +35,11 @@ class Place:
         self.domain.read(None, 0, PAGES, "iflag=direct", self.path)
         self.domain.reset()
 
+    def remount(self):
+        """So that nothing at all of the file system is cached but what it read to be mounted."""
+        self.domain.guest.run(["umount", MOUNT])
+        mount(self.domain.guest, self.kind, self.domain.path)
+
     def write(self, group, first=0, count=PAGES, flags=""):
         self.domain.write(group, first, count, flags, self.path)
 
@@ -57,6 +62,10 @@ class Place:
                     assert count == wanted.get(name, 0), f"{name}: {charged}"
         seen(f"{self.kind}: {charged}")
         return charged
+
+
+def mount(guest, kind, device, options=""):
+    guest.run(f"mkdir -p {MOUNT} && mount -t {kind} -o {OPTIONS[kind]}{options} {device} {MOUNT}")
 
 
 @contextlib.contextmanager
@@ -95,8 +104,8 @@ def place_of(kind, guest, *subsystems):
             above = Linear(guest, "above").create([(path, 0, sectors(guest, path))])
             stack.enter_context(above)
         else:
-            guest.run(f"{MKFS[kind]} {owned.path} && mkdir -p {MOUNT}")
-            guest.run(f"mount -t {kind} -o {OPTIONS[kind]} {owned.path} {MOUNT}")
+            guest.run(f"{MKFS[kind]} {owned.path}")
+            mount(guest, kind, owned.path)
             stack.callback(guest.run, ["umount", MOUNT])
             path = f"{MOUNT}/file"
         place = Place(owned, kind, path)

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 from owners import PAGE, SECTORS, Pages, domain
-from places import MOUNT, PAGES, held_back, place_of
+from places import ALL, MKFS, MOUNT, PAGES, held_back, mount, settings, wait_written
 
 from harness.dm import DEFAULT_GROUP
 
@@ -53,6 +53,7 @@ def test_dirty_pages_of_a_group_that_is_gone(raw, seen):
     raw.write("a")
     gone = raw.domain["a"].id
     raw.domain["a"].remove()
+    raw.domain.hierarchy.settle()
     assert gone not in raw.domain.device.status().groups
     raw.sync()
     groups = raw.domain.device.status().groups
@@ -62,19 +63,21 @@ def test_dirty_pages_of_a_group_that_is_gone(raw, seen):
 
 
 @pytest.mark.contract("own-rmdir")
-def test_dirty_pages_and_a_group_of_the_same_id(raw, seen):
+def test_dirty_pages_and_a_group_of_the_same_id(raw, fact, seen):
     raw.write("a")
     number = raw.domain["a"].id
     raw.domain["a"].remove()
+    raw.domain.hierarchy.settle()
     heir = raw.domain.hierarchy.create("heir")
     assert heir.id == number
     assert heir.settings == {}, "an id is inherited, a setting is not"
     heir.set("counted", 50)
     raw.sync()
     groups = raw.domain.device.status().groups
-    assert groups[number].write_sectors == PAGES * SECTORS
-    assert all(g.write_sectors == 0 for other, g in groups.items() if other != number)
-    seen(f"a new group of id {number}, attached: it has all {PAGES * SECTORS} sectors")
+    owner = {"default": DEFAULT_GROUP, "heir": number}[fact("pages_of_a_removed_group")]
+    assert groups[owner].write_sectors == PAGES * SECTORS
+    assert all(g.write_sectors == 0 for other, g in groups.items() if other != owner)
+    seen(f"a new group of id {number}, attached; written: {fact('pages_of_a_removed_group')} {PAGES * SECTORS} sectors")
 
 
 @pytest.mark.contract("own-rmdir")
@@ -103,49 +106,83 @@ def test_threads(place, seen):
         place.expect(seen, written={"b": 48 * SECTORS})
 
 
+@contextlib.contextmanager
+def loop(place):
+    """A loop device over the place's file; its path."""
+    guest = place.domain.guest
+    device = "/dev/loop0"
+    guest.run(["losetup", device, place.path])
+    try:
+        yield device
+    finally:
+        if guest.machine.console.death is None:
+            guest.run(["losetup", "-d", device])
+
+
 @pytest.mark.contract("own-stacked")
-def test_loop(guest, seen):
-    with contextlib.ExitStack() as stack:
-        place = stack.enter_context(place_of("ext2", guest))
-        guest.run(["losetup", "/dev/loop0", place.path])
-        stack.callback(guest.run, ["losetup", "-d", "/dev/loop0"])
-        place.domain.write("a", 0, 32, "oflag=direct", "/dev/loop0")
-        place.sync()
-        charged = place.expect(seen)
-        assert charged.written["default"] >= 32 * SECTORS
+def test_loop(ext2, fact, seen):
+    """Its thread writes to and reads from the file's pages, which were somebody else's before."""
+    guest, owned, device = ext2.domain.guest, ext2.domain, "/dev/loop0"
+    owner = fact("loop_works_for")
+    owned.used_before_by("c")
+    guest.run(["losetup", device, ext2.path])
+    try:
+        owned.read("a", 0, PAGES, "iflag=direct", device)
+        charged = ext2.expect(seen, read={owner: ALL})
+        assert charged.read[owner] == ALL
+        owned.write("a", 0, 32, "oflag=direct", device)
+        ext2.sync()
+        charged = ext2.expect(seen, read={owner: ALL}, written={owner: 32 * SECTORS})
+        assert charged.written[owner] >= 32 * SECTORS
+    finally:
+        if guest.machine.console.death is None:
+            guest.run(["losetup", "-d", device])
 
 
 @pytest.mark.contract("own-kernel-thread")
-def test_kernel_thread(guest, seen):
-    """The thread of loop reads the file: the pages are of no group, and nobody else pays for them."""
-    with contextlib.ExitStack() as stack:
-        place = stack.enter_context(place_of("ext2", guest))
-        place.domain.used_before_by("c")
-        guest.run(["losetup", "/dev/loop0", place.path])
-        stack.callback(guest.run, ["losetup", "-d", "/dev/loop0"])
-        place.domain.read("a", 0, PAGES, "iflag=direct", "/dev/loop0")
-        charged = place.expect(seen)
-        assert charged.read["default"] == PAGES * SECTORS
+def test_kernel_thread(ext2, seen):
+    """The flusher has to find blocks for pages that were written where the file has none, and reads which are free."""
+    owned = ext2.domain
+    owned.run(None, f"dd if=/dev/zero of={MOUNT}/holes bs={PAGE} seek={PAGES} count=0")
+    ext2.remount()
+    owned.used_before_by("c")
+    with Pages(owned, "a") as process:
+        process.tell(f"shared {MOUNT}/holes 64")
+        process.tell("read 0 64")
+        owned.reset()
+        process.tell("write 0 64 1")
+        with settings(owned.guest, dirty_expire_centisecs=1, dirty_writeback_centisecs=1):
+            wait_written(owned, "a", 64 * SECTORS)
+        charged = ext2.expect(seen, written={"a": 64 * SECTORS})
+        assert charged.read["default"] >= SECTORS
 
 
 @pytest.mark.contract("own-empty-bio")
 def test_flushes(guest, seen):
-    """With barriers, ext3's commit makes dm flush the disk: bios without a page, before and behind the record."""
+    """With barriers, ext3's commit makes dm flush the disk: bios without a page, which come on top of what is written
+    without.
+    """
+    runs = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(held_back(guest))
         owned = stack.enter_context(domain(guest, disk=FLUSHING_DISK))
-        guest.run(f"mke2fs -q -t ext3 -O ^metadata_csum,^64bit -b 4096 {owned.path} && mkdir -p {MOUNT}")
-        guest.run(f"mount -t ext3 -o noatime,commit=3600,barrier=1 {owned.path} {MOUNT}")
-        stack.callback(guest.run, ["umount", MOUNT])
-        owned.write(None, 0, 16, file=f"{MOUNT}/file")
-        guest.run(["sync"])
-        owned.reset()
-        owned.write("a", 0, 16, file=f"{MOUNT}/file")
-        owned.run("a", f"chmod 600 {MOUNT}/file && fsync {MOUNT}/file")
-        charged = owned.charged()
-        flushes = sum(charged.writes.values()) - charged.bios
-        assert flushes > 0, "dm sent no flush"
-        assert charged.written["a"] == 16 * SECTORS
-        assert charged.writes["a"] == 16
-        assert (charged.writes["b"], charged.writes["c"]) == (0, 0)
-    seen(f"{charged.bios} bios and {flushes} flushes; a has the 16 bios of its {16 * PAGE >> 10} KiB, default the rest")
+        for barrier in (0, 1):
+            guest.run(f"{MKFS['ext3']} {owned.path}")
+            mount(guest, "ext3", owned.path, f",barrier={barrier}")
+            try:
+                owned.write(None, 0, 16, file=f"{MOUNT}/file")
+                guest.run(["sync"])
+                owned.reset()
+                owned.write("a", 0, 16, file=f"{MOUNT}/file")
+                owned.run("a", f"chmod 600 {MOUNT}/file && fsync {MOUNT}/file")
+                runs[barrier] = owned.charged()
+            finally:
+                if guest.machine.console.death is None:
+                    guest.run(["umount", MOUNT])
+    without, charged = runs[0], runs[1]
+    assert charged.written == without.written
+    assert charged.written["a"] == 16 * SECTORS
+    flushes = charged.writes["default"] - without.writes["default"]
+    assert flushes > 0, "dm sent no flush"
+    assert charged.writes == {**without.writes, "default": without.writes["default"] + flushes}
+    seen(f"{flushes} flushes, all default; a has the {16 * PAGE >> 10} KiB that it wrote, default the rest")

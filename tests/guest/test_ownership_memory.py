@@ -9,7 +9,7 @@ import contextlib
 
 import pytest
 from lab import until
-from owners import DISK, SECTORS, Domain, Pages, domain
+from owners import DISK, SECTORS, Charged, Domain, Pages, domain
 from places import place_of
 
 from harness.cgroup import Hierarchy
@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 COUNT = 1024
 SMALL = "512K"
 ROOMY = "100M"
+# So many pages reclaim takes at a time.
+BATCH = 32
 
 
 class Swap:
@@ -59,11 +61,23 @@ class Swap:
         self.domain.run(by, f"echo {SMALL} > {file}")
         self.guest.run(["sh", "-c", 'echo "$0" > "$1"', ROOMY, file])
 
+    def charged(self) -> tuple[Charged, dict[str, int]]:
+        """By group, and how many pages were swapped by then: none was while both were looked at."""
+
+        def all_three() -> tuple[dict[str, int], Charged, dict[str, int]]:
+            return self._swapped(), self.domain.charged(), self._swapped()
+
+        seen = until(self.guest, all_three, "nothing is swapped while it is counted", lambda s: s[0] == s[2])
+        return seen[1:]
+
+    def _swapped(self) -> dict[str, int]:
+        return {what: self.since(what) for what in ("pswpout", "pswpin")}
+
     def expect(self, seen, what: str, *, out: str | None = None, into: str | None = None) -> None:
         """All pages that were swapped belong to these groups, and there were enough of them to tell."""
-        charged = self.domain.charged()
+        charged, swapped = self.charged()
         for counts, who, event in ((charged.written, out, "pswpout"), (charged.read, into, "pswpin")):
-            pages = self.since(event)
+            pages = swapped[event]
             assert (pages > COUNT // 4) == (who is not None), f"{event}: {pages} pages"
             for name, sectors in counts.items():
                 assert sectors == (pages * SECTORS if name == who else 0), f"{name}, {pages} pages: {charged}"
@@ -124,8 +138,8 @@ def test_two_groups_squeeze_each_other(swap, stack, seen):
     second_before = swap.domain.charged().read
     assert second_before["b"] == 0
     second.tell(f"read 0 {COUNT}")
-    charged = swap.domain.charged()
-    assert sum(charged.read.values()) == swap.since("pswpin") * SECTORS
+    charged, swapped = swap.charged()
+    assert sum(charged.read.values()) == swapped["pswpin"] * SECTORS
     assert min(charged.read["a"], charged.read["b"]) > COUNT // 4 * SECTORS
     assert charged.read["c"] == charged.read["default"] == 0
     seen(f"each reads its own: {charged}")
@@ -136,9 +150,15 @@ def test_a_page_written_while_it_is_swapped_out(guest, low, stack, seen):
     """It stays in the swap cache, and whoever swaps it out again finds it dirty in the page table only."""
     swap = stack.enter_context(swapping(guest, "memory", disk=low.path))
     process = filled(stack, swap, "a")
+    squeeze = swap.domain["b"].exec_prefix(["sh", "-c", f"echo {SMALL} > {swap.limit('a')}"])
     with low.holding():
-        guest.run(swap.domain["b"].exec_prefix(["sh", "-c", f"echo {SMALL} > {swap.limit('a')}"]), check=False)
+        # It may wait for what is held, or give up.
+        script = '"$@" > /dev/null 2>&1 < /dev/null & echo $!'
+        pid = guest.run(["sh", "-c", script, "sh", *squeeze]).stdout.strip()
+        until(guest, lambda: swap.since("pswpout"), "pages are on their way", lambda pages: pages >= BATCH)
         process.tell(f"write 0 {COUNT} 4")
+        guest.run(["kill", "-9", pid], check=False)
+    until(guest, lambda: guest.run(["test", "-e", f"/proc/{pid}"], check=False).exit_code, "it has given up")
     swap.restart()
     swap.squeeze("a", by="b")
     swap.expect(seen, "written anew by a, swapped out again by b", out="a")
@@ -255,16 +275,16 @@ def test_the_kernels_own_reclaim(swap, stack, seen):
     swap.restart()
     short_of_memory(swap.domain, "b", lambda: swap.since("pswpout") > COUNT // 2)
     swap.at_rest()
-    charged = swap.domain.charged()
-    assert sum(charged.written.values()) == swap.since("pswpout") * SECTORS
+    charged, swapped = swap.charged()
+    assert sum(charged.written.values()) == swapped["pswpout"] * SECTORS
     assert charged.written["a"] > COUNT // 4 * SECTORS
     assert charged.written["b"] == charged.written["c"] == 0
     seen(f"b short of memory, a swapped out: {charged}")
     for victim in victims:
         assert victim.tell(f"read 0 {COUNT}") == 9 * COUNT
     swap.at_rest()
-    charged = swap.domain.charged()
-    assert sum(charged.read.values()) == swap.since("pswpin") * SECTORS
+    charged, swapped = swap.charged()
+    assert sum(charged.read.values()) == swapped["pswpin"] * SECTORS
     assert charged.read["a"] > COUNT // 8 * SECTORS
     assert (charged.read["b"], charged.read["c"]) == (0, 0)
     seen(f"read again by a: {charged}")

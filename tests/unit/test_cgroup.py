@@ -8,7 +8,7 @@ import pytest
 
 from harness import cgroup
 from harness.cgroup import Hierarchy, Setting, Share
-from harness.errors import MeasurementError
+from harness.errors import DirtyGuest, MeasurementError
 
 
 def test_settings():
@@ -64,17 +64,32 @@ def test_devices_that_are_not_understood(text):
 
 
 class Recorder:
-    """Stands for a guest: keeps what is run, answers from a table."""
+    """Stands for a guest: keeps what is run, answers from a table.
 
-    def __init__(self, **answers):
-        self.calls: list[tuple[list[str], str | None]] = []
+    The hierarchy goes as told in states, the last one for ever: (hierarchy number, groups) of blkio, directories.
+    """
+
+    def __init__(self, states=((0, 1, 1),), mounts="", **answers):
+        self.calls: list[tuple[list[str] | str, str | None]] = []
         self.answers = answers
-        self.machine = SimpleNamespace(console=SimpleNamespace(death=None))
+        self.states = list(states)
+        self.mounts = mounts
+        self.machine = SimpleNamespace(console=SimpleNamespace(death=None), slowdown=1, console_log=None)
 
     def run(self, argv, *, stdin=None):
         self.calls.append((argv, stdin))
+        text = " ".join(argv)
+        if "/proc/cgroups &&" in text or "/proc/mounts" in text:
+            number, groups, directories = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+            after = self.mounts if "/proc/mounts" in text else f"{directories}\n"
+            return SimpleNamespace(stdout=f"#n h c e\nmemory\t0\t1\t1\nblkio\t{number}\t{groups}\t1\n{after}")
         name = argv[-1].rpartition("/")[2].replace(".", "_")
         return SimpleNamespace(stdout=self.answers.get(name, ""))
+
+    @property
+    def changes(self):
+        """What was run that is no look at something."""
+        return [argv for argv, _ in self.calls if argv[0] in ("mkdir", "rmdir", "mount", "umount")]
 
 
 def test_hierarchy_takes_down_what_it_made():
@@ -84,7 +99,7 @@ def test_hierarchy_takes_down_what_it_made():
         removed = hierarchy.create("b")
         removed.remove()
         hierarchy.create("a/below")
-    assert [argv for argv, _ in guest.calls] == [
+    assert guest.changes == [
         ["mkdir", "-p", "/c"],
         ["mount", "-t", "cgroup", "-o", "blkio,memory", "cgroup", "/c"],
         ["mkdir", "/c/a"],
@@ -97,6 +112,39 @@ def test_hierarchy_takes_down_what_it_made():
     ]
 
 
+def test_hierarchy_waits_until_its_groups_are_gone_and_until_it_is_itself():
+    guest = Recorder(states=[(1, 3, 1), (1, 2, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 1, 0)])
+    with Hierarchy(guest, "blkio", path="/c"):
+        pass
+    looks = [argv[-1] if argv[0] != "cat" else "mounts" for argv, _ in guest.calls[2:]]
+    assert looks == ["/c", "/c", "/c", "/c", "mounts", "mounts", "mounts"]
+    assert guest.calls[5][0] == ["umount", "/c"]
+    assert len(guest.states) == 1
+
+
+@pytest.mark.parametrize(("subsystems", "drops"), [(("blkio",), 0), (("blkio", "memory"), 1)])
+def test_a_group_of_the_memory_controller_goes_with_its_pages(subsystems, drops):
+    guest = Recorder(states=[(1, 2, 1), (1, 1, 1), (0, 1, 0)])
+    with Hierarchy(guest, *subsystems, path="/c"):
+        pass
+    assert sum("drop_caches" in argv for argv, _ in guest.calls) == drops
+
+
+def test_hierarchy_that_is_mounted_elsewhere_stays():
+    mounts = "cgroup /other cgroup rw,relatime,blkio 0 0\n"
+    with Hierarchy(Recorder(states=[(1, 1, 1)], mounts=mounts), "blkio"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("state", "what"), [((1, 2, 1), "after they were removed"), ((1, 1, 1), "after it was unmounted")]
+)
+def test_what_does_not_go_is_an_error(monkeypatch, state, what):
+    monkeypatch.setattr(cgroup, "_PATIENCE", 0.0)
+    with pytest.raises(DirtyGuest, match=what), Hierarchy(Recorder(states=[state]), "blkio"):
+        pass
+
+
 def test_writes_are_exact():
     guest = Recorder()
     hierarchy = Hierarchy(guest, "blkio")
@@ -106,13 +154,14 @@ def test_writes_are_exact():
     group.detach("ioband1")
     hierarchy.root.message("share1", "weight", "50")
     group.add(77)
-    assert [(argv[-1], stdin) for argv, stdin in guest.calls] == [
+    assert [(argv[-1].removeprefix("of="), stdin) for argv, stdin in guest.calls] == [
         ("/cgroup/a/blkio.settings", "ioband1 80"),
         ("/cgroup/a/blkio.settings", "ioband1 1:2"),
         ("/cgroup/a/blkio.settings", "ioband1"),
         ("/cgroup/blkio.devices", "share1 weight 50"),
         ("/cgroup/a/tasks", "77"),
     ]
+    assert guest.calls[0][0][1:3] == ["bs=10", "count=1"], "one write of all of it"
     with pytest.raises(ValueError, match="does not reach the kernel"):
         group.write("tasks", "")
 
