@@ -6,11 +6,12 @@ kernels: the contract's rows, and the scenarios.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from harness import project, record
 from harness.contract import ConformanceRecord
@@ -88,7 +89,7 @@ def _others(run: Run, folder: Path) -> list[Run]:
             continue
         try:
             # A whole record takes a while to check, and most have nothing that is asked for.
-            if not _tells(json.loads(file.read_bytes()), run):
+            if not _Outline.model_validate_json(file.read_bytes()).tells(run):
                 continue
             found.append(record.load(file))
         except (
@@ -100,15 +101,35 @@ def _others(run: Run, folder: Path) -> list[Run]:
     return sorted(found, key=lambda r: r.started, reverse=True)
 
 
-def _tells(other: dict[str, Any], run: Run) -> bool:
-    """Whether a record (as JSON) has anything for this run's report."""
-    kernel, series = other.get("kernel"), other.get("series")
-    if not kernel or not series or run.kernel is None or run.series is None:
-        return False
-    if (kernel["tree"], series["digest"]) == _subject(run):
-        return any(other.get(what) for what in ("mutants", "figures", "validation"))
-    apart = kernel["name"] != run.kernel.name and _own(series["name"]) and _own(run.series.name)
-    return apart and any(other.get(what) and getattr(run, what) for what in ("conformance", "scenarios"))
+class _Kernel(BaseModel):
+    name: str
+    tree: str
+
+
+class _Series(BaseModel):
+    name: str
+    digest: str
+
+
+class _Outline(BaseModel):
+    """Of a record, what it is about, and what is in it."""
+
+    kernel: _Kernel | None = None
+    series: _Series | None = None
+    mutants: list[Any] = []
+    figures: list[Any] = []
+    validation: Any = None
+    conformance: list[Any] = []
+    scenarios: list[Any] = []
+
+    def tells(self, run: Run) -> bool:
+        """Whether it has anything for this run's report."""
+        if not self.kernel or not self.series or run.kernel is None or run.series is None:
+            return False
+        if (self.kernel.tree, self.series.digest) == _subject(run):
+            return bool(self.mutants or self.figures or self.validation)
+        apart = self.kernel.name != run.kernel.name and _own(self.series.name) and _own(run.series.name)
+        return apart and bool((self.conformance and run.conformance) or (self.scenarios and run.scenarios))
 
 
 def _own(series: str) -> bool:

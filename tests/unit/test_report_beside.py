@@ -49,8 +49,9 @@ def test_another_series_and_what_cannot_be_read_have_nothing_to_tell(tmp_path: P
     assert theirs.series is not None
     theirs.series.digest = "00" * 32
     (tmp_path / "theirs" / "run.json").write_text(theirs.model_dump_json())
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "run.json").write_text("{")
+    for number, text in enumerate(("{", "[]", '{"kernel": 1}')):
+        (tmp_path / f"broken{number}").mkdir()
+        (tmp_path / f"broken{number}" / "run.json").write_text(text)
     found = beside.find(run, tmp_path / "mine")
     assert found.mutants == [] and found.figures == []
 
