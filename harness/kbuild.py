@@ -31,6 +31,8 @@ from harness.store import Store, digest
 KIND = "build"
 # Part of every key: to be raised when this module begins to build differently.
 RECIPE = "1"
+# Part of the keys of builds with gcov's counters: as RECIPE, for what makes them different.
+COVERAGE_RECIPE = "coverage 1"
 # Objects that a build has, roughly, when none was built here before.
 _USUAL_STEPS = 1100
 _NEEDED = ("make", "perl", "gzip", "ld", "nm", "git")
@@ -64,7 +66,8 @@ _IDENTITY = {
 class BuildSpec:
     """What is to be built. `series` None: compat only, the kernel that a series is compared with.
 
-    config: symbols (``CONFIG_X``) that have another value than flavour and series say.
+    config: symbols (``CONFIG_X``) that have another value than flavour and series say. coverage: the objects of C files
+    that the series touches count what is executed (gcov).
     """
 
     kernel: KernelSpec
@@ -73,6 +76,7 @@ class BuildSpec:
     flavour: str
     compiler: Compiler
     config: Mapping[str, str] = field(default_factory=dict)
+    coverage: bool = False
 
     @cached_property
     def compat(self) -> Series:
@@ -90,7 +94,9 @@ class BuildSpec:
         if fragments is None:
             known = ", ".join(sorted(self.kernel.flavours))
             raise UserError(f"kernel {self.kernel.name} has no flavour `{self.flavour}`; it has: {known}")
-        return kconfig.merge(request for file in fragments for request in kconfig.read_fragment(file))
+        counting = [Request("CONFIG_GCOV_KERNEL", "y", "--coverage")] if self.coverage else []
+        asked = [request for file in fragments for request in kconfig.read_fragment(file)]
+        return kconfig.merge([*asked, *counting])
 
     @cached_property
     def series_requests(self) -> list[Request]:
@@ -102,6 +108,13 @@ class BuildSpec:
             requests += [Request(name, value, place) for name, value in self.series.all_config.items()]
         requests += [Request(name, value, "this build") for name, value in self.config.items()]
         return kconfig.merge(requests)
+
+    @cached_property
+    def counting(self) -> tuple[str, ...]:
+        """The objects that count what is executed, below the tree's root, without ``.o``; one need not be built."""
+        patches = self.series.all_patches() if self.series and self.coverage else ()
+        sources = {file for patch in patches for file in patch.files if file.endswith(".c")}
+        return tuple(sorted(file.removesuffix(".c") for file in sources))
 
     @cached_property
     def key(self) -> str:
@@ -118,6 +131,7 @@ class BuildSpec:
             self.kernel.arch,
             self.kernel.image,
             variables,
+            *([COVERAGE_RECIPE] if self.coverage else []),
         )
 
     @property
@@ -126,7 +140,8 @@ class BuildSpec:
         count = len(self.series.all_patches()) if self.series else 0
         series = f"{self.series.name} ({count} patches)" if self.series else "compat only"
         config = "".join(f", {name}={value}" for name, value in self.config.items())
-        return f"Linux {self.tree.version}, {series}, {self.flavour}{config}, {self.compiler.name}"
+        counting = ", coverage" if self.coverage else ""
+        return f"Linux {self.tree.version}, {series}, {self.flavour}{config}{counting}, {self.compiler.name}"
 
 
 class SeriesInfo(BaseModel):
@@ -142,7 +157,8 @@ class SeriesInfo(BaseModel):
 class Build(BaseModel):
     """A finished kernel. path: its folder in the cache. seconds: what it took. cached: it was made earlier.
 
-    commands: what was run in the patched tree. steps: commands that the build consisted of.
+    commands: what was run in the patched tree. steps: commands that the build consisted of. coverage: some of its
+    objects count what is executed, see ``notes``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -160,6 +176,7 @@ class Build(BaseModel):
     steps: int
     seconds: float
     cached: bool = False
+    coverage: bool = False
 
     @property
     def config_path(self) -> Path:
@@ -182,6 +199,11 @@ class Build(BaseModel):
         return sorted((self.path / "modules").glob("*.ko"))
 
     @property
+    def notes(self) -> Path:
+        """What the compiler noted of each object that counts, by its place in the tree: NAME.gcno."""
+        return self.path / "notes"
+
+    @property
     def system_map(self) -> Path:
         """Symbols by address."""
         return self.path / "System.map"
@@ -194,7 +216,12 @@ class Build(BaseModel):
 
 def find(store: Store, spec: BuildSpec) -> Build | None:
     """The build, if it was made before."""
-    folder = store.find(KIND, spec.key)
+    return kept(store, spec.key)
+
+
+def kept(store: Store, key: str) -> Build | None:
+    """The build with this key, if it was made before."""
+    folder = store.find(KIND, key)
     return None if folder is None else _load(folder, cached=True)
 
 
@@ -268,6 +295,10 @@ class Job:
         (folder / "modules").mkdir()
         for module in tree.rglob("*.ko"):
             shutil.copy2(module, folder / "modules" / module.name)
+        for name in self.spec.counting:
+            if (tree / f"{name}.gcno").exists():  # it was compiled
+                (folder / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(tree / f"{name}.gcno", folder / "notes" / f"{name}.gcno")
         self._describe(folder)
         shutil.move(self.log, folder / "build.log")
 
@@ -326,6 +357,18 @@ class Job:
         }
         return ["make", *(f"{name}={value}" for name, value in variables.items()), *words]
 
+    def _counting_words(self) -> list[str]:
+        """Which objects count. scripts/Makefile.lib asks GCOV_PROFILE_<object>, GCOV_PROFILE and
+        CONFIG_GCOV_PROFILE_ALL, in this order, and the first answer holds: a Makefile that says no to one of the first
+        two, since the object would not link, is obeyed. The last one is expanded for each object; it looks at the
+        folder, too, as memory.o alone would be the boot loader's besides mm/memory.o.
+        """
+        if not self.spec.coverage:
+            return []
+        return [
+            f"CONFIG_GCOV_PROFILE_ALL=$(if $(filter {' '.join(self.spec.counting)},$(obj)/$(basetarget)),y)"
+        ]
+
     def _configure(self, tree: Path, environment: dict[str, str | None]) -> None:
         """`make allnoconfig` with the merged fragments, and the proof that each symbol took effect."""
         defined = kconfig.defined_symbols(tree)
@@ -378,7 +421,8 @@ class Job:
         if "m" in kconfig.values((tree / ".config").read_text()).values():
             targets.append("modules")
         # --output-sync: what two compilers say at once must not be mixed, not even within a line.
-        words = ["nice", *self._make_words(f"-j{self.jobs}", "--output-sync=target", *targets)]
+        counting = self._counting_words()
+        words = ["nice", *self._make_words(*counting, f"-j{self.jobs}", "--output-sync=target", *targets)]
         self.commands.append(shlex.join(words[1:]))
         with self.progress.task(f"building: {self.spec.what}", self._expected_steps()) as task:
 
@@ -419,6 +463,7 @@ class Job:
             commands=tuple(self.commands),
             steps=self.steps,
             seconds=time.monotonic() - self._started,
+            coverage=spec.coverage,
         )
         (folder / "build.json").write_text(facts.model_dump_json(indent=1, exclude={"path", "cached"}))
 

@@ -110,17 +110,55 @@ def test_key_follows_what_goes_in(store: Store, tmp_path: Path) -> None:
     tree = spec.tree.model_copy(update={"id": "0" * 64})
     keys["tree"] = BuildSpec(spec.kernel, tree, None, "perf", spec.compiler).key
     keys["symbol"] = replace(build_spec(store, tmp_path), config={"CONFIG_BLOCK": "n"}).key
+    keys["coverage"] = replace(build_spec(store, tmp_path), coverage=True).key
     # prefix 0 is the kernel without the series
     assert keys.pop("prefix 0") == keys["none"]
     assert len(set(keys.values())) == len(keys)
 
 
 def test_a_build_may_ask_for_other_values(store: Store, tmp_path: Path) -> None:
-    spec = replace(build_spec(store, tmp_path, write_series(tmp_path / "series")), config={"CONFIG_HZ": "100"})
+    spec = replace(
+        build_spec(store, tmp_path, write_series(tmp_path / "series")), config={"CONFIG_HZ": "100"}
+    )
     built = kbuild.build(store, spec, QUIET)
     assert "CONFIG_HZ=100" in built.config_path.read_text().split()
     assert "CONFIG_HZ=100" in spec.what
     assert built.modules == []
+
+
+def test_objects_of_files_that_the_series_touches_count(store: Store, tmp_path: Path) -> None:
+    plain = build_spec(store, tmp_path, write_series(tmp_path / "series"))
+    spec = replace(plain, coverage=True)
+    assert spec.counting == ("drivers/md/dm-fake", "drivers/md/md")
+    assert "coverage" in spec.what and spec.what != plain.what
+    built = kbuild.build(store, spec, QUIET)
+    assert built.coverage and "CONFIG_GCOV_KERNEL=y" in built.config_path.read_text().split()
+    # init/md.c has the name of one of them.
+    notes = sorted(str(path.relative_to(built.notes)) for path in built.notes.rglob("*.gcno"))
+    assert notes == ["drivers/md/dm-fake.gcno", "drivers/md/md.gcno"]
+    nm = run(["nm", str(built.vmlinux)]).stdout
+    assert "__gcov_.md_init" in nm and "__gcov_.dm_fake_ctr" in nm and "__gcov_.init_md" not in nm
+    assert kbuild.find(store, spec) == kbuild.kept(store, spec.key)
+    assert kbuild.find(store, plain) is None
+
+
+def test_an_object_that_must_not_count_does_not(store: Store, tmp_path: Path) -> None:
+    makefile = (fakekernel.LINUX / "Makefile").read_text()
+    no = one_patch(tmp_path / "no", "Makefile", makefile.replace("obj =", "GCOV_PROFILE_md.o := n\nobj ="))
+    series = write_series(
+        tmp_path / "series",
+        {**fakekernel.series_files(), "0004-no.patch": (no / "0001-change.patch").read_text()},
+    )
+    built = kbuild.build(store, replace(build_spec(store, tmp_path, series), coverage=True), QUIET)
+    assert [path.name for path in built.notes.rglob("*.gcno")] == ["dm-fake.gcno"]
+
+
+def test_a_build_without_coverage_has_no_counters(store: Store, tmp_path: Path) -> None:
+    spec = build_spec(store, tmp_path, write_series(tmp_path / "series"))
+    assert spec.counting == ()
+    built = kbuild.build(store, spec, QUIET)
+    assert not built.coverage and not built.notes.exists()
+    assert not any("GCOV" in command for command in built.commands)
 
 
 def test_same_input_same_bytes(store: Store, tmp_path: Path) -> None:
