@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +29,9 @@ from harness import host
 from harness.errors import InfrastructureError, UserError
 from harness.repository import NO_OTHER_REPOSITORY
 from harness.store import digest
+
+if TYPE_CHECKING:
+    from unidiff.patch import PatchSet
 
 _DIFF_START = re.compile(rb"^(diff --git |Index: |--- \S[^\n]*\n\+\+\+ )", re.MULTILINE)
 # What git format-patch puts at the end: "-- " and git's version.
@@ -74,11 +78,21 @@ class Patch:
         Raises:
             UserError: the diff is malformed.
         """
+        return tuple(dict.fromkeys(file.path for file in self._parsed))
+
+    @cached_property
+    def both_names(self) -> tuple[str, ...]:
+        """As `files`, with the old path of a file that gets another one."""
+        sides = [side for file in self._parsed for side in (file.source_file, file.target_file)]
+        return tuple(dict.fromkeys(side.partition("/")[2] for side in sides if side != "/dev/null"))
+
+    @cached_property
+    def _parsed(self) -> PatchSet:
         from unidiff.errors import UnidiffParseError
         from unidiff.patch import PatchSet
 
         try:
-            return tuple(dict.fromkeys(file.path for file in PatchSet(self.text)))
+            return PatchSet(self.text)
         except UnidiffParseError as error:
             raise UserError(f"patch {self.name}: the diff is malformed: {error}") from error
 
