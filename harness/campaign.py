@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import measurement, outcome, remembered, script, shares, throughput
+from harness import executed, measurement, outcome, remembered, script, shares, throughput
 from harness.errors import GuestError, HarnessError, InfrastructureError, MeasurementError
 from harness.guest import Guest
 from harness.kbuild import Build
@@ -252,7 +252,7 @@ class Campaign:
             scenario, control, key.seed, script.guest_disk(scenario, self.testbed.spec)
         )
         controlled = control is None or control.kind != "compat"
-        build = self.testbed.build if controlled else self.testbed.compat
+        build = self.testbed.with_series(scenario.clock) if controlled else self.testbed.compat
         results = self._execute(
             key, scenario, build, files, key.role if control is None else f"control {key.role}"
         )
@@ -317,6 +317,7 @@ class Campaign:
                     if not virtual:
                         guest.run(["sh", script.SCRIPT], timeout=patience)
                     results = guest.get_tree(script.RESULTS)
+                    executed.keep(self.recorder, guest, build, entry, self.recorder.folder / key.name)
         except GuestError as e:
             self.recorder.died(key.name, e)
             self.stop()

@@ -203,6 +203,12 @@ def test(
             help="Boot also the virtual clock's machines without the series whose outcome is known.",
         ),
     ] = False,
+    coverage: Annotated[
+        bool,
+        typer.Option(
+            "--coverage", help="Report which lines of the series ran (gcov), on the real clock's machines."
+        ),
+    ] = False,
 ) -> None:
     """Run tests (by default the bandwidth scenarios), write runs/<id>/ with a report, and print a summary."""
     from harness import session
@@ -217,6 +223,7 @@ def test(
             flavours=flavour or [],
             workers=workers,
             again=again,
+            coverage=coverage,
         )
     )
 

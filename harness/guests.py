@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from harness import executed
 from harness.checkup import Checkup, describe
 from harness.errors import CommandError, DirtyGuest, GuestError
 from harness.guest import Guest
@@ -153,6 +154,7 @@ class Guests:
             try:
                 yield guest
             finally:
+                executed.keep(self._recorder, guest, build, entry, folder)
                 with self._recorder.change():
                     entry.wall_seconds = time.monotonic() - guest.machine.started
 

@@ -86,6 +86,7 @@ class Controller:
                 "flavours": session.flavours,
                 "at_hand": session.testbed is None,
                 "accel": session.accel,
+                "coverage": session.coverage,
             }
         )
 
@@ -106,7 +107,9 @@ def begin_worker(config: pytest.Config, given: str) -> None:
     told = json.loads(given)
     series = Path(told["series"]) if told["series"] else None
     recorder = Recorder.start(Path(told["folder"]), [])
-    session = Session(recorder, told["kernel"], series, told["flavours"], accel=told["accel"])
+    session = Session(
+        recorder, told["kernel"], series, told["flavours"], accel=told["accel"], coverage=told["coverage"]
+    )
     session.prepare(Store.default(), LineProgress(), at_hand=told["at_hand"])
     config.pluginmanager.register(WorkerPlugin(session))
 
@@ -136,6 +139,7 @@ def absorb(recorder: Recorder, folder: Path) -> None:
         for machine in part.machines:
             machine.id = f"{folder.name}/{machine.id}"
             machine.console = machine.console and folder / machine.console
+            machine.coverage = machine.coverage and folder / machine.coverage
             run.machines.append(machine)
         run.deaths += part.deaths
         if run.error is None and part.error is not None:

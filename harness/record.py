@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializationInfo, 
 
 from harness import __version__
 from harness.contract import ConformanceRecord
+from harness.coverage import Coverage
 from harness.errors import (
     EXIT_ENVIRONMENT,
     EXIT_FAILED,
@@ -104,6 +105,8 @@ class SeriesRecord(_Strict):
 
 
 class BuildRecord(_Strict):
+    """coverage: it counts what is executed of the series."""
+
     key: str
     role: Literal["series", "compat"]
     flavour: str
@@ -113,6 +116,7 @@ class BuildRecord(_Strict):
     warnings: int = 0
     config: Place | None = None
     log: Place | None = None
+    coverage: bool = False
 
 
 class ImageRecord(_Strict):
@@ -126,7 +130,8 @@ class MachineRecord(_Strict):
     """One QEMU process. role: what it was booted for, e.g. "series", "control compat", "saturation".
 
     seconds_to_*: since QEMU was started, host time; in an exact run the measurement comes before ready.
-    guest_seconds: guest time at the end. exit: QEMU's exit code.
+    guest_seconds: guest time at the end. exit: QEMU's exit code. coverage: a folder with what its kernel counted;
+    uncounted: why there is none, of a kernel that counts.
     """
 
     id: str
@@ -145,6 +150,8 @@ class MachineRecord(_Strict):
     guest_seconds: float | None = None
     console: Place | None = None
     exit: int | None = None
+    coverage: Place | None = None
+    uncounted: str = ""
 
 
 class RememberedRecord(_Strict):
@@ -287,6 +294,7 @@ class Run(_Strict):
     mutants: list[MutantRecord] = []
     figures: list[Figure] = []
     validation: Validation | None = None
+    coverage: Coverage | None = None
     deaths: list[DeathRecord] = []
     skipped: list[SkipRecord] = []
     error: ErrorRecord | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import pick, progress, project, record, scenario, source, testbed
+from harness import executed, pick, progress, project, record, scenario, source, testbed
 from harness.accelerator import Wanted
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.progress import Progress
@@ -42,6 +42,7 @@ class Session:
         accel: Wanted = "auto",
         *,
         again: bool = False,
+        coverage: bool = False,
         why_kernel: str = "",
     ) -> None:
         self.recorder = recorder
@@ -51,6 +52,7 @@ class Session:
         self.flavours = tuple(flavours)
         self.accel: Wanted = accel
         self.again = again
+        self.coverage = coverage
         self.testbed: Testbed | None = None
         self.why_not = ""
 
@@ -67,7 +69,9 @@ class Session:
                 )
             report.say(f"skipped: the guest suite. {self.why_not}")
             return
-        made = self.testbed = testbed.prepare(store, self.kernel, self.series, report, self.accel)
+        made = self.testbed = testbed.prepare(
+            store, self.kernel, self.series, report, self.accel, coverage=self.coverage
+        )
         describe(self.recorder, made, self.why_kernel)
 
 
@@ -76,7 +80,7 @@ def describe(recorder: Recorder, made: Testbed, why_kernel: str = "") -> None:
     because = f" ({why_kernel})" if why_kernel else ""
     describe_sources(recorder, made.spec, made.tree, made.series, why_kernel)
     recorder.update(
-        builds=[testbed.build_record(made.build), testbed.build_record(made.compat)],
+        builds=[testbed.build_record(b) for b in (made.build, made.compat, made.counting) if b],
         image=ImageRecord(key=made.image.key, programs=dict(made.image.programs)),
         choice=f"Kernel {made.spec.name}{because} and the series in {made.series.path}. "
         f"Accelerator of the real clock: {made.accel.name} ({made.accel.why}).",
@@ -115,12 +119,13 @@ def run(
     flavours: Sequence[str] = (),
     workers: int = 1,
     again: bool = False,
+    coverage: bool = False,
 ) -> int:
     """Run a selection of tests (anything pytest takes) and return the exit code of the run's record.
 
     kernel: None for the one that `pick` takes. flavours: of tests that there are of several flavours, only these; all
     for none. workers: test processes at a time, for all tests but those that take all cores anyhow; 0 for one per core.
-    again: boot also the machines whose outcome is known.
+    again: boot also the machines whose outcome is known. coverage: say which lines of the series were executed.
     Raises HarnessError when the testbed cannot be made; the record and its report exist then, too.
     """
     store = Store.default()
@@ -131,10 +136,19 @@ def run(
         chosen = pick.pick(store, kernel, series, shown, at_hand=at_hand)
         shown.say(f"kernel {chosen.kernel}: {chosen.why}")
         session = Session(
-            recorder, chosen.kernel, series, flavours, accel, again=again, why_kernel=chosen.why
+            recorder,
+            chosen.kernel,
+            series,
+            flavours,
+            accel,
+            again=again,
+            coverage=coverage,
+            why_kernel=chosen.why,
         )
         session.prepare(store, shown, at_hand=at_hand)
         _pytest(session, selection, workers or os.cpu_count() or 1)
+        if coverage and session.testbed is not None:
+            recorder.update(coverage=executed.judge(recorder.run, session.testbed, shown))
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
         _finish(

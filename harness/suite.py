@@ -14,11 +14,13 @@ from harness.errors import UserError
 from harness.store import digest
 
 # Modules of the harness that decide nothing about a test: what shows and what starts, what measures speed, what
-# judges patches, and the two commands that ask for the digest (of `mutants`, RECIPE is part of its keys).
+# judges patches, what says which of their lines ran, and the two commands that ask for the digest (of `mutants`,
+# RECIPE is part of its keys).
 NOT_JUDGING = frozenset(
     (
         *("__main__", "cli", "interactive", "progress", "fetch"),
         *("bench", "drivercost", "checkpatch", "validate", "validation"),
+        *("blame", "coverage", "executed", "gcov"),
         *("mutant", "mutants", "soak"),
     )
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import accelerator, kbuild, project, source, userland
+from harness import accelerator, gcov, kbuild, project, source, userland
 from harness.accelerator import Choice, Wanted
 from harness.errors import HarnessError, UserError
 from harness.guest import Guest
@@ -33,7 +33,9 @@ class Testbed:
     """Everything that a machine of this run is made of.
 
     build: the kernel with the series, as `perf`. compat: the same without it, the negative control. accel: of
-    the real clock. tcg: of the virtual clock, which exists under emulation only.
+    the real clock. tcg: of the virtual clock, which exists under emulation only. counting: as ``build``, with gcov's
+    counters, where coverage is asked for: then all machines of the real clock with the series run such kernels. Those
+    of the virtual clock do not: there an instruction more is another outcome.
     """
 
     store: Store
@@ -47,6 +49,7 @@ class Testbed:
     keys: RunKeys
     accel: Choice
     tcg: Choice
+    counting: Build | None = None
     _made: dict[str, Build | HarnessError] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,7 +66,7 @@ class Testbed:
         series give them. Raises as ``prepare`` does, and the same again when asked again.
         """
         if name == FLAVOUR and not config:
-            return self.build
+            return self.with_series("real")
         wanted = BuildSpec(
             kernel=self.spec,
             tree=self.tree,
@@ -71,6 +74,7 @@ class Testbed:
             flavour=name,
             compiler=self.compiler,
             config=config or {},
+            coverage=self.counting is not None,
         )
         with self._making:
             found = self._made.get(wanted.what)
@@ -85,6 +89,10 @@ class Testbed:
         if isinstance(found, HarnessError):
             raise found
         return found
+
+    def with_series(self, clock: Clock) -> Build:
+        """The kernel with the series, as `perf`."""
+        return self.build if clock == "virtual" or self.counting is None else self.counting
 
     def machine_spec(
         self,
@@ -144,11 +152,11 @@ class Testbed:
         The build's modules lie in the guest's /lib/modules, not loaded.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        modules = (build or self.build).modules
-        files = {f"/lib/modules/{module.name}": module.read_bytes() for module in modules}
+        booted = build or self.with_series(clock)
+        files = {f"/lib/modules/{module.name}": module.read_bytes() for module in booted.modules}
         initrd = self.image.with_segment(folder / "initrd", self.segment(files, {}))
         machine_spec = self.machine_spec(
-            build or self.build,
+            booted,
             initrd,
             clock=clock,
             disks=disks,
@@ -172,6 +180,7 @@ def build_record(build: Build) -> BuildRecord:
         warnings=len(build.warnings),
         config=build.config_path,
         log=build.log,
+        coverage=build.coverage,
     )
 
 
@@ -211,10 +220,17 @@ def build_prefix(
 
 
 def prepare(
-    store: Store, kernel: str, series: Path | None, progress: Progress, accel: Wanted = "auto"
+    store: Store,
+    kernel: str,
+    series: Path | None,
+    progress: Progress,
+    accel: Wanted = "auto",
+    *,
+    coverage: bool = False,
 ) -> Testbed:
     """Get the source, build with and without the series, build the image; from the cache when nothing changed.
 
+    coverage: build the kernel with the series once more, with counters (`Testbed.counting`).
     Raises UserError (no such kernel or series, does not apply, does not compile) and InfrastructureError (no
     source, tools missing, an accelerator that was asked for is not usable).
     """
@@ -222,13 +238,14 @@ def prepare(
     under_test = Series.load(series_folder(kernel, series))
     tree = source.obtain(store, spec, progress)
     chosen = compiler(None, spec.compilers)
+    if coverage:
+        _require_coverage(spec, chosen)
     image = userland.image(store, progress)
+    plain = BuildSpec(kernel=spec, tree=tree, series=under_test, flavour=FLAVOUR, compiler=chosen)
     with_series, compat = (
-        kbuild.build(
-            store, BuildSpec(kernel=spec, tree=tree, series=which, flavour=FLAVOUR, compiler=chosen), progress
-        )
-        for which in (under_test, None)
+        kbuild.build(store, replace(plain, series=which), progress) for which in (under_test, None)
     )
+    counting = kbuild.build(store, replace(plain, coverage=True), progress) if coverage else None
     # The kernel without the series: one that panics must not speak for the accelerator.
     real = accelerator.choose(store, accel, compat.bzimage, image.path)
     tcg = real if real.name == "tcg" else accelerator.choose(store, "tcg", compat.bzimage, image.path)
@@ -244,7 +261,18 @@ def prepare(
         keys=RunKeys.generate(),
         accel=real,
         tcg=tcg,
+        counting=counting,
     )
+
+
+def _require_coverage(spec: KernelSpec, chosen: Compiler) -> None:
+    """That it cannot be had is told before anything is built."""
+    if "coverage" in spec.lacks:
+        raise UserError(
+            f"kernel {spec.name} has no coverage: {spec.lacks['coverage']}",
+            hint="without --coverage the tests run on it",
+        )
+    gcov.tool(chosen)
 
 
 def whole(store: Store, kernel: str, series: Path | None, progress: Progress) -> BuildSpec:

@@ -52,6 +52,14 @@ class TestAbsorb:
         saved = json.loads((recorder.folder / record.RUN_JSON).read_text())
         assert saved["machines"][0]["console"] == "gw0/guest-1-perf/console.log"
 
+    def test_counters_stay_with_their_machine(self, recorder, part):
+        with part.change() as run:
+            run.machines[0].coverage = part.folder / "guest-1-perf" / "gcda"
+        parallel.absorb(recorder, part.folder)
+        saved = json.loads((recorder.folder / record.RUN_JSON).read_text())
+        assert saved["machines"][0]["coverage"] == "gw0/guest-1-perf/gcda"
+        assert recorder.run.machines[0].coverage == part.folder / "guest-1-perf" / "gcda"
+
     def test_the_part_is_no_run_of_its_own_any_more(self, recorder, part):
         parallel.absorb(recorder, part.folder)
         assert not (part.folder / record.RUN_JSON).exists()
