@@ -68,8 +68,8 @@ class _Counted(BaseModel):
 
 
 class FileCoverage(_Counted):
-    """What one patch added to a file and is there in the end. added: lines. compiled: the file, or something that
-    includes it, was compiled with counters in some build.
+    """What one patch added to a file and is there in the end. added: lines. compiled: it was, with counters, in some
+    build; of a header, whose code is in the objects that use it, no one can say that it was not.
     """
 
     file: str
@@ -190,7 +190,7 @@ def _file(name: str, mine: Sequence[AddedLine], counts: Mapping[int, int] | None
     return FileCoverage(
         file=name,
         added=len(mine),
-        compiled=counts is not None,
+        compiled=counts is not None or not name.endswith(".c"),
         with_code=len(known),
         executed=len(executed),
         passages=tuple(_passages(mine, executed, missed)),

@@ -1,7 +1,7 @@
 """What other runs found, for a report to show beside its own. They decide nothing.
 
-Of the same kernel and series: verdicts on mutants, figures, what validating found. Of the project's series on its other
-kernels: the contract's rows, and the scenarios.
+Of the same kernel and series: verdicts on mutants, figures, what validating found, patch coverage. Of the project's
+series on its other kernels: the contract's rows, and the scenarios.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from harness import project, record
 from harness.contract import ConformanceRecord
+from harness.coverage import Coverage
 from harness.errors import UserError
 from harness.figure import Figure
 from harness.mutant import MutantRecord
@@ -36,10 +37,11 @@ class OtherKernel:
 
 @dataclass(frozen=True)
 class Beside:
-    """mutants, figures, validation: of each the newest; not those of the run itself. mutant_runs, figure_runs,
-    validation_runs: id and beginning of the runs that they are from, the newest first. unknown: how many mutants of
-    the project none of these runs, nor the run itself, has a verdict on; None where the series is none of the
-    project's. kernels: the other ones, where the run itself has rows or scenarios.
+    """mutants, figures, validation: of each the newest; not those of the run itself. coverage: the one with the most
+    lines executed, as a run may be of few tests. mutant_runs, figure_runs, validation_runs, coverage_runs: id and
+    beginning of the runs that they are from, the newest first. unknown: how many mutants of the project none of these
+    runs, nor the run itself, has a verdict on; None where the series is none of the project's. kernels: the other ones,
+    where the run itself has rows or scenarios.
     """
 
     mutants: list[MutantRecord] = field(default_factory=list)
@@ -48,6 +50,8 @@ class Beside:
     figure_runs: dict[str, datetime] = field(default_factory=dict)
     validation: Validation | None = None
     validation_runs: dict[str, datetime] = field(default_factory=dict)
+    coverage: Coverage | None = None
+    coverage_runs: dict[str, datetime] = field(default_factory=dict)
     unknown: int | None = None
     kernels: list[OtherKernel] = field(default_factory=list)
 
@@ -59,6 +63,7 @@ def find(run: Run, folder: Path) -> Beside:
     mutant_runs: dict[str, datetime] = {}
     figure_runs: dict[str, datetime] = {}
     validated: Run | None = None
+    covered: tuple[Run, Coverage] | None = None
     others = _others(run, folder)
     for other in (r for r in others if _subject(r) == _subject(run)):
         for mutant in other.mutants if not run.mutants else ():
@@ -69,6 +74,8 @@ def find(run: Run, folder: Path) -> Beside:
                 figure_runs[other.id] = other.started
         if other.validation and not run.validation and not validated:
             validated = other
+        if other.coverage and not run.coverage:
+            covered = max(covered or (other, other.coverage), (other, other.coverage), key=_executed)
     return Beside(
         mutants=list(mutants.values()),
         figures=list(figures.values()),
@@ -76,6 +83,8 @@ def find(run: Run, folder: Path) -> Beside:
         figure_runs=figure_runs,
         validation=validated.validation if validated else None,
         validation_runs={validated.id: validated.started} if validated else {},
+        coverage=covered[1] if covered else None,
+        coverage_runs={covered[0].id: covered[0].started} if covered else {},
         unknown=_unknown(run, mutants),
         kernels=_kernels(run, others),
     )
@@ -119,6 +128,7 @@ class _Outline(BaseModel):
     mutants: list[Any] = []
     figures: list[Any] = []
     validation: Any = None
+    coverage: Any = None
     conformance: list[Any] = []
     scenarios: list[Any] = []
 
@@ -127,7 +137,7 @@ class _Outline(BaseModel):
         if not self.kernel or not self.series or run.kernel is None or run.series is None:
             return False
         if (self.kernel.tree, self.series.digest) == _subject(run):
-            return bool(self.mutants or self.figures or self.validation)
+            return bool(self.mutants or self.figures or self.validation or self.coverage)
         apart = self.kernel.name != run.kernel.name and _own(self.series.name) and _own(run.series.name)
         return apart and bool((self.conformance and run.conformance) or (self.scenarios and run.scenarios))
 
@@ -154,6 +164,10 @@ def _kernels(run: Run, others: list[Run]) -> list[OtherKernel]:
             made.scenarios.update(scenarios)
             made.runs[other.id] = other.started
     return [found[name] for name in sorted(found) if found[name].runs]
+
+
+def _executed(pair: tuple[Run, Coverage]) -> int:
+    return pair[1].executed
 
 
 def _subject(run: Run) -> tuple[str, str] | None:

@@ -67,6 +67,9 @@ def render(run: Run, folder: Path, beside: Beside | None = None) -> str:
         command=shlex.join,
         moment=_moment,
         complaints=summary.complaints,
+        covered=summary.covered,
+        not_executed=summary.not_executed,
+        part=summary.part,
         telling=summary.telling,
         guest_test=lambda nodeid: nodeid.removeprefix("tests/guest/"),
     )

@@ -4,9 +4,11 @@ the guest.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
+from harness.coverage import Coverage, FileCoverage
 from harness.record import ControlRecord, GroupRecord, Run, RunVerdict, ScenarioRecord, verdict
 from harness.shares import FigureVerdict, GroupShare, Sample, Verdict, bounds_text, number
 from harness.throughput import Conservation
@@ -176,6 +178,31 @@ def complaints(result: Result) -> list[str]:
         why = f" (accepted: {r.accepted})" if r.accepted else ""
         lines.append(f"checkpatch: line {r.line}: {r.kind}: {r.text}{why}")
     return lines
+
+
+def covered(coverage: Coverage) -> str:
+    """``95.3 % of 812 added lines with code were executed (goal 95 %: met)``."""
+    if coverage.share is None:
+        return "no added line has code"
+    goal = f"goal {100 * coverage.goal:.0f} %: {'met' if coverage.met else 'missed'}"
+    lines = count(coverage.with_code, "added line")
+    return f"{part(coverage.share)} % of {lines} with code were executed ({goal})"
+
+
+def not_executed(parts: Sequence[FileCoverage]) -> str:
+    """``12-15, 20``: the lines of a file, of whichever patches, that were not executed."""
+    ranges: list[tuple[int, int]] = []
+    for first, last in sorted((p.first, p.last) for part in parts for p in part.passages):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], last)
+        else:
+            ranges.append((first, last))
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
+
+
+def part(share: float | None) -> str:
+    """In per cent, rounded down: what is not all, or misses a goal, does not look as if it were."""
+    return "\N{EN DASH}" if share is None else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
 
 
 def failed_tests(run: Run) -> list[str]:

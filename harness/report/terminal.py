@@ -20,6 +20,7 @@ from harness.report.summary import (
     complaints,
     controls,
     count,
+    covered,
     duration,
     headline,
     label,
@@ -66,6 +67,7 @@ def summary(run: Run, folder: Path, console: Console | None = None) -> None:
         _print_shares(out, run.scenarios)
         _print_controls(out, run)
     _print_conformance(out, run)
+    _print_coverage(out, run)
     _print_reasons(out, run)
     for death in run.deaths:
         out.print()
@@ -229,6 +231,24 @@ def _print_conformance(out: Console, run: Run) -> None:
         out.print()
         style = _STYLES["fail"] if made.failed else ""
         _say(out, _text(f"conformance: {conformance.sentence(made)}", style))
+
+
+def _print_coverage(out: Console, run: Run) -> None:
+    """How much of the series was executed."""
+    coverage = run.coverage
+    if coverage is None:
+        return
+    out.print()
+    _say(out, _text(f"patch coverage: {covered(coverage)}", "" if coverage.met else _STYLES["inconclusive"]))
+    if coverage.missed:
+        files = sum(any(part.passages for part in parts) for parts in coverage.by_file.values())
+        rest = f"{count(coverage.missed, 'line')} in {count(files, 'file')}"
+        _say(out, _text(f"  not executed: {rest}; the report shows them"))
+    if coverage.not_compiled:
+        _say(out, _text(f"  not compiled: {', '.join(coverage.not_compiled)}"))
+    if coverage.uncounted:
+        machines = count(coverage.machines + len(coverage.uncounted), "machine")
+        _say(out, _text(f"  of {machines}, {len(coverage.uncounted)} left no counters", "dim"))
 
 
 def _print_reasons(out: Console, run: Run) -> None:

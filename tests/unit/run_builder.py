@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from harness import coverage
 from harness.contract import ConformanceRecord, RowOutcome, RowResult
 from harness.diagnostics import Warning
 from harness.record import (
@@ -348,3 +349,22 @@ def validated(folder: Path, *, good: bool = True) -> Run:
         run.scenarios, run.tests, run.conformance, run.machines, run.skipped = [], [], [], [], []
         run.validation = validation(good=good)
     return finished(made)
+
+
+def covered(ran: int = 19) -> coverage.Coverage:
+    """Of two patches with 20 lines of code, of which so many were executed, and a file that was not compiled."""
+    texts = {number: f"\tif (a < {number}) // line {number}" for number in range(1, 21)}
+    added = {
+        "drivers/md/a.c": [coverage.AddedLine(n, int(n > 10), text) for n, text in texts.items()],
+        "mm/b.c": [coverage.AddedLine(1, 1, "int b;")],
+    }
+    counts = {"drivers/md/a.c": {number: int(number <= ran) for number in texts}}
+    lost = [coverage.Uncounted(machine="guest-2-debug", reason="its kernel died")]
+    return coverage.judge(
+        [("0001-a.patch", "md: add a"), ("0002-b.patch", "md: add b")],
+        added,
+        counts,
+        builds=["k"],
+        machines=2,
+        uncounted=lost,
+    )

@@ -63,6 +63,10 @@ class TestNumbers:
         assert coverage.not_compiled == {"a.c": 2}
         assert not coverage.patches[0].files[0].compiled
 
+    def test_a_header_without_code_may_have_been_compiled(self):
+        coverage = judge(PATCHES, {"a.h": added(0)}, {}, builds=[], machines=0)
+        assert coverage.not_compiled == {}
+
     def test_files_over_all_patches(self):
         lines = {"b.c": added(0), "a.c": added(1, 0)}
         coverage = judge(PATCHES, lines, {"a.c": {1: 0, 2: 1}}, builds=[], machines=0)

@@ -137,3 +137,18 @@ def test_a_run_without_tests_has_no_other_kernel(both: Path) -> None:
     other(both / "mine", 1, mutant("a"))
     elsewhere(both / "other", 2)
     assert beside.find(record.load(both / "mine"), both / "mine").kernels == []
+
+
+def test_of_several_coverages_the_one_of_most_tests(tmp_path: Path) -> None:
+    run = run_builder.passing(tmp_path / "mine")
+    for hours, (name, ran) in enumerate({"all": 19, "one-test": 3, "few": 7}.items()):
+        other(tmp_path / name, hours)
+        theirs = record.load(tmp_path / name)
+        theirs.coverage = run_builder.covered(ran)
+        (tmp_path / name / "run.json").write_text(theirs.model_dump_json(indent=1))
+    found = beside.find(run, tmp_path / "mine")
+    assert (found.coverage, list(found.coverage_runs)) == (run_builder.covered(19), ["all"])
+    page = report.write_all(tmp_path / "mine").html.read_text()
+    assert "Not of this run: of run <code>all</code>" in page and "95.0 % of 20 added lines" in page
+    own = beside.find(record.load(tmp_path / "few"), tmp_path / "few")
+    assert own.coverage is None

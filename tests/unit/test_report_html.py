@@ -301,3 +301,22 @@ def test_an_interrupted_validation_says_how_far_it_came(tmp_path: Path) -> None:
     made.finish()
     page = Page(report.write_all(tmp_path / "run").html.read_text())
     assert "The run was interrupted; 3 of the patches and configurations had been decided." in page.text
+
+
+def test_the_lines_of_a_patch_that_were_not_executed(tmp_path: Path) -> None:
+    def build(folder: Path) -> Run:
+        made = run_builder.recorder(folder)
+        made.update(coverage=run_builder.covered(18))
+        return run_builder.finished(made)
+
+    made = make(build, tmp_path / "run")
+    assert "90.0 % of 20 added lines with code were executed (goal 95 %: missed)" in made.page.text
+    assert "by 2 machines; 1 other machine left no counters" in made.page.text
+    assert "guest-2-debug: its kernel died" in made.page.text
+    assert "2. md: add b: 2 of 10 lines with code" in made.page.text
+    assert "1. md: add a: " not in made.page.text
+    assert "drivers/md/a.c:19-20" in made.page.text and "if (a < 20) // line 20" in made.page.text
+    assert "mm/b.c not compiled in any of these kernels" in made.page.text
+    assert [i for i, n in made.page.ids.items() if n > 1] == []
+    assert [x for x in made.page.links if x[1:] not in made.page.ids] == []
+    assert made.run.exit_code == 0, "it decides nothing"

@@ -6,7 +6,16 @@ import pytest
 import run_builder
 
 from harness.record import ErrorRecord, Recorder, RunVerdict
-from harness.report.summary import duration, headline, largest_deviation, ratio, shown, telling
+from harness.report.summary import (
+    duration,
+    headline,
+    largest_deviation,
+    not_executed,
+    part,
+    ratio,
+    shown,
+    telling,
+)
 from harness.shares import Verdict
 from harness.throughput import conservation
 
@@ -117,3 +126,18 @@ def test_the_line_that_tells(said: str, line: str) -> None:
 
 def test_the_line_that_tells_by_what_is_looked_for() -> None:
     assert telling("E       assert 0\nBUG: sleeping function", r"BUG: \w+") == "BUG: sleeping function"
+
+
+def test_a_part_that_misses_a_goal_does_not_look_as_if_it_met_it() -> None:
+    assert part(0.9499) == "94.9"
+    assert (part(0.95), part(1.0), part(1999 / 2000)) == ("95.0", "100.0", "99.9")
+    assert part(0.29) == "29.0"
+    assert part(None) == EN_DASH
+
+
+def test_lines_of_several_patches_are_one_range() -> None:
+    parts = run_builder.covered(7).by_file["drivers/md/a.c"]
+    assert [p.place for part in parts for p in part.passages] == ["8-10", "11-20"]
+    assert not_executed(parts) == "8-20"
+    assert not_executed(run_builder.covered(19).by_file["drivers/md/a.c"]) == "20"
+    assert not_executed(()) == ""

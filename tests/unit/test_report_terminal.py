@@ -232,3 +232,21 @@ def test_validation_has_a_line_for_each_patch_and_says_what_to_mend() -> None:
     lines = text.getvalue().splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["ok", "FAIL", "FAIL"]
     assert "0002-b.patch: a.c:7: <x> is not used [-Wunused]" in lines
+
+
+def test_patch_coverage_says_where_the_rest_is(tmp_path: Path) -> None:
+    made = run_builder.recorder(tmp_path)
+    made.update(coverage=run_builder.covered(7))
+    text = printed(run_builder.finished(made), tmp_path, log=True)
+    assert "patch coverage: 35.0 % of 20 added lines with code were executed (goal 95 %: missed)\n" in text
+    assert "  not executed: 13 lines in 1 file; the report shows them\n" in text
+    assert "  not compiled: mm/b.c\n" in text
+    assert "  of 3 machines, 1 left no counters\n" in text
+
+
+def test_patch_coverage_that_meets_its_goal(tmp_path: Path) -> None:
+    made = run_builder.recorder(tmp_path)
+    made.update(coverage=run_builder.covered(20))
+    text = printed(run_builder.finished(made), tmp_path, log=True)
+    assert "100.0 % of 20 added lines with code were executed (goal 95 %: met)\n" in text
+    assert "not executed" not in text
