@@ -7,12 +7,13 @@ CHOSEN := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(SERIES),--series $(SERIES))
 HARNESS := .venv/bin/harness
 
 .DELETE_ON_ERROR:
-.PHONY: help boot-test test unit mutants soak lint bench report doctor clean
+.PHONY: help boot-test test unit coverage mutants soak lint bench report doctor clean
 
 help:
 	@echo 'make boot-test [SERIES=folder] [KERNEL=name]   build, boot, judge the bandwidth shares, write a report'
 	@echo 'make test [KERNEL=name]    unit tests, and the guest suite on the kernel whose source is at hand'
 	@echo 'make unit       unit tests only: no QEMU, seconds'
+	@echo 'make coverage   the guest suite on a kernel that counts: which lines of the series ran?'
 	@echo 'make mutants    put mistakes into the series, one at a time: does the guest suite notice each?'
 	@echo 'make soak       the guest suite 20 times in a row (ROUNDS=20)'
 	@echo 'make bench      what the driver costs an I/O; how fast the harness is, and how steady what it measures'
@@ -31,6 +32,9 @@ unit: .venv/ready
 
 bench: .venv/ready
 	@$(HARNESS) bench $(CHOSEN)
+
+coverage: .venv/ready
+	@$(HARNESS) test --coverage --workers 0 $(CHOSEN) tests/guest
 
 mutants: .venv/ready
 	@$(HARNESS) mutants $(if $(KERNEL),--kernel $(KERNEL))
