@@ -14,11 +14,12 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness import host, unpack
+from harness.controller import Controller
 from harness.distro import BinaryPackages, Package, describe
 from harness.errors import HarnessError, InfrastructureError, UserError
 from harness.fetch import FetchError, download
@@ -105,7 +106,7 @@ class KernelSpec(_Strict):
     append: words for every kernel command line. smp_append: for those with more than one CPU. slowdown: by what
     factor a flavour is slower than `perf`, where it is: deadlines scale with it. lacks: what other base kernels have
     and this one has not, and why; tests that need it are skipped. facts: by name, the same names for every kernel.
-    checkpatch: options for the tree's own.
+    checkpatch: options for the tree's own. controllers: what it brings itself for sharing a disk by cgroup, by name.
     """
 
     name: str
@@ -126,11 +127,20 @@ class KernelSpec(_Strict):
     schedulers: Schedulers = Schedulers()
     lacks: dict[str, str] = {}
     facts: dict[str, Fact] = {}
+    controllers: dict[str, Controller] = {}
     virtual_disk: VirtualDisk
     git: GitName | None = None
     tarballs: tuple[Tarball, ...] = ()
     package: PackageName | None = None
     compat: Path
+
+    @field_validator("controllers", mode="before")
+    @classmethod
+    def _named(cls, tables: Any) -> Any:
+        """A controller's name is its table's."""
+        if not isinstance(tables, dict):
+            return tables
+        return {k: {**v, "name": k} if isinstance(v, dict) else v for k, v in tables.items()}
 
     @classmethod
     def load(cls, folder: Path) -> KernelSpec:
