@@ -36,6 +36,7 @@ from harness.record import (
 )
 from harness.remembered import Remembered
 from harness.scenario import Clock, Control, Load, Scenario
+from harness.script import Under
 from harness.testbed import Testbed
 from harness.throughput import Saturation
 
@@ -69,11 +70,22 @@ class RunKey:
         return f"{self.scenario}/{self.role}-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Contest:
+    """A scenario under something: its samples, what they were judged to be, and the runs that they are from."""
+
+    samples: list[shares.Sample]
+    judged: shares.ShareVerdict
+    runs: tuple[outcome.Outcome, ...]
+
+
 class Campaign:
     """Runs scenarios on a testbed and records what came out. A context manager: leaving it ends every machine.
 
     ``start`` submits the first look's runs of every scenario in order; ``verdict`` waits for one scenario, adds
-    samples while they can decide it, judges, and writes the record. again: boot also what `remembered` knows.
+    samples while they can decide it, judges, and writes the record; ``contest`` judges it under something else than the
+    series, and records nothing but the machines. again: boot also what `remembered` knows. closely: look at latencies
+    and at the CPU, too.
     """
 
     def __init__(
@@ -84,11 +96,13 @@ class Campaign:
         workers: int | None = None,
         *,
         again: bool = False,
+        closely: bool = False,
     ) -> None:
         self.testbed = testbed
         self.recorder = recorder
         self._repeat = repeat
         self._again = again
+        self._closely = closely
         self._pools: dict[Clock, ThreadPoolExecutor] = {
             "virtual": ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="machine"),
             "real": ThreadPoolExecutor(1, thread_name_prefix="machine"),
@@ -128,10 +142,8 @@ class Campaign:
         for scenario in scenarios:
             if scenario.clock == "real":
                 continue
-            self._saturations_of(scenario)
             for control in (None, *scenario.control):
-                for seed in range(1, CONTROL_SAMPLES + 1):
-                    self._submit(scenario, control, seed)
+                self.begin(scenario, control)
 
     def verdict(self, scenario: Scenario) -> ScenarioRecord:
         """Judge a scenario; blocks until its runs are done. Raises GuestError when a guest died, MeasurementError when
@@ -176,48 +188,56 @@ class Campaign:
             )
         return entry
 
-    def counters(
-        self, scenario: Scenario, control: Control | None = None, *, seed: int = 1
-    ) -> outcome.Outcome:
-        """The counters of one run, with the series or of a control; made now unless it was made before."""
-        return self._wait(self._submit(scenario, control, seed))
+    def counters(self, scenario: Scenario, under: Under = None, *, seed: int = 1) -> outcome.Outcome:
+        """The counters of one run, with the series or what else; made now unless it was made before."""
+        return self._wait(self._submit(scenario, under, seed))
+
+    def begin(self, scenario: Scenario, under: Under) -> None:
+        """Submit the runs of the first look under this."""
+        self._saturations_of(scenario)
+        for seed in range(1, CONTROL_SAMPLES + 1):
+            self._submit(scenario, under, seed)
+
+    def contest(self, scenario: Scenario, under: Under) -> Contest:
+        """Judge a scenario under anything; of what is not the series, no target is expected to be missed. Blocks, and
+        raises, as ``verdict`` does.
+        """
+        saturations = {load: self._wait(future) for load, future in self._saturations_of(scenario).items()}
+        samples, judged = self._judge(scenario, under, saturations, plainly=under is not None)
+        runs = tuple(self._wait(self._submit(scenario, under, s.seed)) for s in samples)
+        return Contest(samples, judged, runs)
 
     def _judge(
-        self, scenario: Scenario, control: Control | None, saturations: dict[Load, Saturation]
+        self,
+        scenario: Scenario,
+        under: Under,
+        saturations: dict[Load, Saturation],
+        *,
+        plainly: bool = False,
     ) -> tuple[list[shares.Sample], shares.ShareVerdict]:
         wanted = CONTROL_SAMPLES
-        reaching = control is not None and control.reaches
-        # Where nothing in the set-up tells the series from none, its control can only show that it misses the target.
-        plain = reaching or (control is not None and scenario.beside is not None)
+        rule = measurement.rule(scenario, under, plainly=plainly)
         while True:
-            runs = [self._submit(scenario, control, seed) for seed in range(1, wanted + 1)]
+            runs = [self._submit(scenario, under, seed) for seed in range(1, wanted + 1)]
             samples = [
                 measurement.sample(scenario, self._wait(future), seed, saturations)
                 for seed, future in enumerate(runs, 1)
             ]
-            judged = shares.judge(
-                samples,
-                scenario.targets,
-                scenario.tolerance,
-                parts=scenario.parts,
-                bounds=measurement.bounds(scenario, reaching=reaching),
-                missed=None if plain else measurement.missed(scenario),
-                expected_failure=scenario.expected_failure or "",
-            )
+            judged = rule.judge(samples)
             if not judged.needs_more or judged.next_look is None:
                 return samples, judged
             wanted = judged.next_look
 
     # ---- how
 
-    def _submit(self, scenario: Scenario, control: Control | None, seed: int) -> Future[outcome.Outcome]:
-        key = RunKey(scenario.name, control.name if control else "series", seed)
+    def _submit(self, scenario: Scenario, under: Under, seed: int) -> Future[outcome.Outcome]:
+        key = RunKey(scenario.name, script.role_of(under), seed)
         with self._lock:
             if key not in self._runs:
                 if self._stopping:
                     raise Stopped(f"{key.name} was not run: the run ended before")
                 self._clocks[key] = scenario.clock
-                self._runs[key] = self._pools[scenario.clock].submit(self._run, key, scenario, control)
+                self._runs[key] = self._pools[scenario.clock].submit(self._run, key, scenario, under)
             return self._runs[key]
 
     def _saturations_of(self, scenario: Scenario) -> dict[Load, Future[Saturation]]:
@@ -247,16 +267,19 @@ class Campaign:
         results = self._execute(key, scenario, self.testbed.compat, files, "saturation")
         return throughput.saturation(outcome.saturation_points(results))
 
-    def _run(self, key: RunKey, scenario: Scenario, control: Control | None) -> outcome.Outcome:
+    def _run(self, key: RunKey, scenario: Scenario, under: Under) -> outcome.Outcome:
         files = script.compile_scenario(
-            scenario, control, key.seed, script.guest_disk(scenario, self.testbed.spec)
+            scenario,
+            under,
+            key.seed,
+            script.guest_disk(scenario, self.testbed.spec),
+            closely=self._closely,
         )
-        controlled = control is None or control.kind != "compat"
-        build = self.testbed.with_series(scenario.clock) if controlled else self.testbed.compat
-        results = self._execute(
-            key, scenario, build, files, key.role if control is None else f"control {key.role}"
-        )
-        return outcome.parse(scenario, controlled, results)
+        series = script.with_series(under)
+        build = self.testbed.with_series(scenario.clock) if series else self.testbed.compat
+        role = key.role if under is None else f"{type(under).__name__.lower()} {key.role}"
+        results = self._execute(key, scenario, build, files, role)
+        return outcome.parse(scenario, under, results)
 
     def _execute(
         self, key: RunKey, scenario: Scenario, build: Build, files: dict[str, bytes], role: str

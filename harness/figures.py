@@ -24,6 +24,9 @@ UNITS: dict[Kind, str] = {
     "slowest": "KB/s",
     "share": "%",
 }
+SERIES_OWN: tuple[Kind, ...] = ("settled", "surplus")
+"""Kinds whose bounds follow from how the series keeps its accounts: tokens, epochs, what is carried over."""
+
 _NEEDS_GROUPS = ("surplus", "unchanged", "rate", "fastest", "slowest", "share")
 _SECTORS_PER_KB = 2
 _SECOND = 1.0

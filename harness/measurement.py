@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from harness import fio, shares
+from harness import fio, rival, shares
+from harness.controller import Controller
 from harness.errors import MeasurementError
-from harness.figures import measure
+from harness.figures import SERIES_OWN, measure
 from harness.outcome import SECTOR, Outcome
-from harness.scenario import Load, Phase, Scenario
-from harness.shares import Bound, Sample
+from harness.scenario import Control, Load, Phase, Scenario
+from harness.script import Under
+from harness.shares import Bound, Sample, ShareVerdict
 from harness.throughput import Saturation
 
 # Part of the submissions that may find the queue less than full although the group asks for all it can get:
@@ -36,7 +39,7 @@ def sample(scenario: Scenario, outcome: Outcome, seed: int, saturations: dict[Lo
         fio_sectors={n: r.io_bytes // SECTOR for n, r in outcome.fio.items()},
         total_sectors_kernel={n: sectors[-1] for n, sectors in outcome.sectors.items()},
         drifted=_restless(scenario, outcome),
-        figures=_figures(scenario, outcome, saturations),
+        figures=_figures(scenario, outcome, saturations) | _latencies(outcome),
         all_ios=sum(outcome.ios(name)[last] - outcome.ios(name)[first] for name in names),
     )
     shares.crosscheck(found.total_ios_kernel, found.fio_ios)
@@ -44,11 +47,12 @@ def sample(scenario: Scenario, outcome: Outcome, seed: int, saturations: dict[Lo
     return found
 
 
-def bounds(scenario: Scenario, *, reaching: bool = False) -> list[Bound]:
+def bounds(scenario: Scenario, *, reaching: bool = False, plainly: bool = False) -> list[Bound]:
     """Of the figures: those that the scenario names, and the shares in all its phases but the first judged one.
 
     reaching: of a control that must reach the targets, wherever the scenario itself may miss them. What the scenario's
-    own figures are is then no matter.
+    own figures are is then no matter. plainly: of what is not the series: no target is expected to be missed, and
+    figures of the series' own accounts are only reported.
     """
     found = []
     for phase, group, target in _further_shares(scenario):
@@ -60,16 +64,57 @@ def bounds(scenario: Scenario, *, reaching: bool = False) -> list[Bound]:
                 at_most=100 * (target + scenario.tolerance) if phase.judged else None,
                 why=f"{shares.percent(target)} by weight" if phase.judged else "",
                 published=phase.published.get(group),
-                missed=phase.name if phase in scenario.missed and not reaching else None,
+                missed=phase.name if phase in scenario.missed and not (reaching or plainly) else None,
             )
         )
     if reaching:
         return found
-    found += [
-        Bound(label=f.label, unit=f.unit, at_least=f.at_least, at_most=f.at_most, why=f.why)
-        for f in scenario.figure
-    ]
+    for f in scenario.figure:
+        bound = Bound(label=f.label, unit=f.unit)
+        if not (plainly and f.kind in SERIES_OWN):
+            bound = Bound(label=f.label, unit=f.unit, at_least=f.at_least, at_most=f.at_most, why=f.why)
+        found.append(bound)
     return found
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What samples of a scenario are judged by; targets, bounds and missed as ``shares.judge`` has them."""
+
+    scenario: Scenario
+    targets: dict[str, float]
+    bounds: list[Bound]
+    missed: str | None
+
+    def judge(self, samples: Sequence[Sample]) -> ShareVerdict:
+        """The verdict on the samples so far."""
+        return shares.judge(
+            samples,
+            self.targets,
+            self.scenario.tolerance,
+            parts=self.scenario.parts,
+            bounds=self.bounds,
+            missed=self.missed,
+            expected_failure=self.scenario.expected_failure or "",
+        )
+
+
+def rule(scenario: Scenario, under: Under, *, plainly: bool = False) -> Rule:
+    """What the scenario is judged by under this. plainly: as ``bounds`` has it; a controller of the kernel's own always
+    is, by what it promises.
+    """
+    if isinstance(under, Controller) and under.promises == "latency":
+        return Rule(scenario, {}, [_promised_latency(scenario)], None)
+    plainly = plainly or isinstance(under, Controller)
+    reaching = isinstance(under, Control) and under.reaches
+    # Where nothing in the set-up tells the series from none, its control can only show that it misses the target.
+    plain = plainly or reaching or (isinstance(under, Control) and scenario.beside is not None)
+    return Rule(
+        scenario,
+        scenario.targets,
+        bounds(scenario, reaching=reaching, plainly=plainly),
+        None if plain else missed(scenario),
+    )
 
 
 def missed(scenario: Scenario) -> str | None:
@@ -119,7 +164,9 @@ def _restless(scenario: Scenario, outcome: Outcome) -> tuple[str, ...]:
         for group in scenario.group:
             # what is in flight, and what the call that submits just now brings in spite of the signal
             begun = 2 * group.jobs * group.load(scenario.load).depth
-            done = outcome.ios(group.name)[last] - outcome.ios(group.name)[first]
+            # io.stat counts what is begun as well, and a group begins anew just before the phase's last reading
+            counted = outcome.done.get(group.name) or outcome.ios(group.name)
+            done = counted[last] - counted[first]
             if group.name in phase.idle and done > begun:
                 found.append(f"{group.name} did {done} I/Os in phase {phase.name}, in which it should rest")
     return tuple(found)
@@ -151,6 +198,29 @@ def _further_shares(scenario: Scenario) -> list[tuple[Phase, str, float]]:
         if phase is not main
         for group, target in scenario.targets_in(phase).items()
     ]
+
+
+def _promised_latency(scenario: Scenario) -> Bound:
+    return Bound(
+        label=_latency_label(rival.protected(scenario).name),
+        unit="ms",
+        at_most=1000 * rival.target_seconds(scenario),
+        why="what it is told to keep to: 15 % above what a group has by itself",
+    )
+
+
+def _latencies(outcome: Outcome) -> dict[str, float]:
+    """What an I/O of a group took in the kernel, in the common window, by the count of the group's own device."""
+    first, last = outcome.window
+    found = {}
+    for name, ticks in outcome.ticks.items():
+        done = outcome.done[name][last] - outcome.done[name][first]
+        found[_latency_label(name)] = (ticks[last] - ticks[first]) / done if done else 0.0
+    return found
+
+
+def _latency_label(group: str) -> str:
+    return f"time of an I/O of {group} in the kernel"
 
 
 def _share_label(group: str, phase: Phase) -> str:

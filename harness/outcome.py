@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness import dm, fio
+from harness.controller import Controller
 from harness.errors import MeasurementError
 from harness.figures import Course
 from harness.scenario import Scenario
-from harness.script import DEPTHS, FIO_START, device_of, fio_outputs
+from harness.script import DEPTHS, FIO_START, Under, device_of, fio_outputs, with_series
 
 SECTOR = 512
 
@@ -24,7 +25,9 @@ class Outcome:
     the same for the disk, in I/O-seconds: its mean over a stretch of time is the difference over that time.
     window: indices of the first and last reading of the common window. phases: likewise, by name. starts: uptime at
     which each group's fio was started. fio: fio's own result by group. fingerprint: SHA-256 over every counter, time
-    stamp and fio count: equal for equal runs.
+    stamp and fio count: equal for equal runs. idle: seconds that the CPU idled since boot, one per reading, where the
+    run was looked at closely. done, ticks: I/Os that a group's dm-linear device completed, and milliseconds that these
+    took in all, one per reading; empty with the series, where groups have no devices of their own.
     """
 
     times: tuple[float, ...]
@@ -37,6 +40,9 @@ class Outcome:
     starts: dict[str, float]
     fio: dict[str, fio.JobResult]
     fingerprint: str
+    idle: tuple[float, ...] = ()
+    done: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ticks: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def ios(self, group: str) -> tuple[int, ...]:
         """Reads and writes of a group, cumulative, one per reading."""
@@ -52,6 +58,12 @@ class Outcome:
         """Length of the common window, guest time."""
         first, last = self.window
         return self.times[last] - self.times[first]
+
+    @property
+    def busy(self) -> float | None:
+        """Seconds of the common window in which the CPU was not idle; None where that was not counted."""
+        first, last = self.window
+        return self.seconds - (self.idle[last] - self.idle[first]) if self.idle else None
 
     @property
     def mean_in_flight(self) -> float:
@@ -72,15 +84,15 @@ class Outcome:
         ]
 
 
-def parse(scenario: Scenario, controlled: bool, files: Mapping[str, bytes]) -> Outcome:
-    """Read the files of /results (name -> content). controlled: whether the kernel had the series.
+def parse(scenario: Scenario, under: Under, files: Mapping[str, bytes]) -> Outcome:
+    """Read the files of /results (name -> content).
 
     Raises MeasurementError when one is missing or says something unexpected.
     """
     text = {name: data.decode(errors="replace") for name, data in files.items()}
     names = [g.name for g in scenario.group]
     times, readings = _readings(_file(text, "counters"))
-    counted = {name: [_count(scenario, controlled, name, r, text) for r in readings] for name in names}
+    counted = {name: [_count(scenario, under, name, r, text) for r in readings] for name in names}
     starts = {name: float(at) for name, at in _pairs(_file(text, "starts"))}
     if starts.keys() != set(names):
         raise MeasurementError(f"fio was started for {sorted(starts)}, not for all of {sorted(names)}")
@@ -91,6 +103,11 @@ def parse(scenario: Scenario, controlled: bool, files: Mapping[str, bytes]) -> O
         for name in names
     }
     phases = _phases(scenario, times, text)
+    own = (
+        {}
+        if with_series(under)
+        else {name: [_linear(scenario, name, r, text) for r in readings] for name in names}
+    )
     return Outcome(
         times=tuple(times),
         reads={name: _since_first(values, 0) for name, values in counted.items()},
@@ -102,6 +119,10 @@ def parse(scenario: Scenario, controlled: bool, files: Mapping[str, bytes]) -> O
         starts=starts,
         fio=results,
         fingerprint=_fingerprint(text, results),
+        idle=tuple(r.idle for r in readings if r.idle is not None),
+        # Documentation/iostats.txt: fields 4 and 8 are the milliseconds of all reads and of all writes
+        done={name: tuple(s[0] + s[4] for s in stats) for name, stats in own.items()},
+        ticks={name: tuple(s[3] + s[7] for s in stats) for name, stats in own.items()},
     )
 
 
@@ -130,16 +151,20 @@ def _pairs(text: str) -> list[list[str]]:
 
 
 # T seconds; S name: status; B device and the counters of its stat file (Documentation/iostats.txt): eleven, and since
-# 4.18 those of discards and flushes behind them.
-_LINE = re.compile(r"T \d+\.\d+|S [^ ]+: .*|B [^ ]+( +\d+){11,}")
+# 4.18 those of discards and flushes behind them. Where they are counted: I seconds idle; C group and a line of io.stat.
+_LINE = re.compile(
+    r"T \d+\.\d+|I \d+\.\d+|C [^ ]+ \d+:\d+( [a-z_.]+=[^ ]+)* ?|S [^ ]+: .*|B [^ ]+( +\d+){11,}"
+)
 
 
 @dataclass
 class _Reading:
-    """The first device of ``stat`` is the disk, the others are dm devices."""
+    """The first device of ``stat`` is the disk, the others are dm devices. cgroups: by group and MAJOR:MINOR."""
 
     status: dict[str, str]
     stat: dict[str, list[int]]
+    cgroups: dict[tuple[str, str], dict[str, str]]
+    idle: float | None = None
 
 
 def _readings(text: str) -> tuple[list[float], list[_Reading]]:
@@ -151,32 +176,66 @@ def _readings(text: str) -> tuple[list[float], list[_Reading]]:
             raise MeasurementError(f"a line of the counters is not understood: {line!r}")
         if kind == "T":
             times.append(float(rest))
-            readings.append(_Reading({}, {}))
+            readings.append(_Reading({}, {}, {}))
+        elif kind == "I" and readings:
+            readings[-1].idle = float(rest)
+        elif kind == "C" and readings:
+            group, device, *counted = rest.split()
+            readings[-1].cgroups[group, device] = dict(pair.split("=", 1) for pair in counted)
         elif kind == "S" and readings:
             name, _, params = rest.partition(": ")
             readings[-1].status[name] = params
         elif readings:
-            device, *counts = rest.split()
-            readings[-1].stat[device] = [int(c) for c in counts]
+            device, *numbers = rest.split()
+            readings[-1].stat[device] = [int(n) for n in numbers]
     if len(readings) < 3 or not all(r.stat for r in readings):
         raise MeasurementError(f"only {len(readings)} readings of the counters, or one without the disk's")
     return times, readings
 
 
 def _count(
-    scenario: Scenario, controlled: bool, group: str, reading: _Reading, text: Mapping[str, str]
+    scenario: Scenario, under: Under, group: str, reading: _Reading, text: Mapping[str, str]
 ) -> tuple[int, int, int]:
     """Reads, writes and sectors of a group: by the target's status; without the series by its dm-linear device's
-    counters.
+    counters; under a controller of the kernel's own by its cgroup's for the disk.
     """
-    device = device_of(scenario, group, controlled)
-    if not controlled:
-        minors = {name: minor for minor, name in _pairs(_file(text, "devices"))}
-        stat = reading.stat.get(f"dm-{minors.get(device, '?')}")
-        if stat is None:
-            raise MeasurementError(f"no counters of {device}; devices: {minors}")
+    if isinstance(under, Controller):
+        return _count_of_cgroup(reading, group, _file(text, "disk").strip())
+    if not with_series(under):
         # Documentation/iostats.txt: fields 1 and 5 are reads and writes completed, 3 and 7 their sectors
+        stat = _linear(scenario, group, reading, text)
         return stat[0], stat[4], stat[2] + stat[6]
+    return _count_of_ioband(reading, group, device_of(scenario, group, controlled=True), text)
+
+
+def _count_of_cgroup(reading: _Reading, group: str, disk: str) -> tuple[int, int, int]:
+    """io.stat counts an I/O when it is passed on to the disk's queue, and not when it completes: in a window it tells
+    those apart that were under way at its edges, and at the end there are none. A group that has done nothing on the
+    disk has no line, or one without counts.
+    """
+    counted = reading.cgroups.get((group, disk), {})
+    try:
+        reads, writes, read_bytes, written = (
+            int(counted.get(key, 0)) for key in ("rios", "wios", "rbytes", "wbytes")
+        )
+    except ValueError as e:
+        raise MeasurementError(f"io.stat of group {group} is not understood: {counted}") from e
+    return reads, writes, (read_bytes + written) // SECTOR
+
+
+def _linear(scenario: Scenario, group: str, reading: _Reading, text: Mapping[str, str]) -> list[int]:
+    """The counters of the dm-linear device that a group has where the series is not."""
+    device = device_of(scenario, group, controlled=False)
+    minors = {name: minor for minor, name in _pairs(_file(text, "devices"))}
+    stat = reading.stat.get(f"dm-{minors.get(device, '?')}")
+    if stat is None:
+        raise MeasurementError(f"no counters of {device}; devices: {minors}")
+    return stat
+
+
+def _count_of_ioband(
+    reading: _Reading, group: str, device: str, text: Mapping[str, str]
+) -> tuple[int, int, int]:
     ids = {name: int(i) for name, i in _pairs(_file(text, "ids"))}
     status = reading.status.get(device)
     if status is None:

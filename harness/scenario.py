@@ -28,6 +28,10 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 FIRST_UID = 1001  # uids 1000-1010 exist in the guest; 1000 is left to the reader who tries things by hand
 
 
+AT_A_TIME = 16
+"""I/Os that the virtual clock's disk serves at a time, where a scenario does not say one."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -105,6 +109,11 @@ class Disk(_Strict):
     nr_requests: Annotated[int, Field(ge=0, le=8192)] = 0
     one_at_a_time: bool = False
     virtual_gb: Annotated[int, Field(ge=0, le=64)] = 0
+
+    @property
+    def most_iops(self) -> int:
+        """I/Os per second that the virtual clock's disk gives at most, by what it is made of."""
+        return round(1000 * (1 if self.one_at_a_time else AT_A_TIME) / self.delay_ms)
 
 
 class Dirty(_Strict):
@@ -198,7 +207,8 @@ class Control(_Strict):
 class Scenario(_Strict):
     """One scenario file. ``tolerance`` is half the width, as a share (0.03 = 3 points), of what counts as on target.
 
-    core: it belongs to the selection that `make boot-test` judges. needs: what not every kernel has (`lacks` in
+    core: it belongs to the selection that `make boot-test` judges. compared: to the one in which `harness compare` puts
+    the series beside the kernel's own controllers. needs: what not every kernel has (`lacks` in
     kernel.toml). contract: the rows of the conformance contract
     that its verdict answers. metric: what shares are shares of. own_partition: each group has an ioband device of its
     own, on a partition of its own. saturates: whether the groups together must fill the disk, without which shares say
@@ -212,6 +222,7 @@ class Scenario(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
     core: bool = False
+    compared: bool = False
     needs: tuple[str, ...] = ()
     contract: tuple[RowId, ...] = ()
     expected_failure: str | None = None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import jinja2
 
-from harness import fio
+from harness import fio, rival
+from harness.controller import Controller
+from harness.rival import Settings
 from harness.scenario import FIRST_UID, Control, Group, Load, Scenario
 from harness.source import KernelSpec
 
@@ -24,6 +26,9 @@ AS_UID = "chpst -u"
 # /proc/uptime counts in hundredths of a second; fio needs a moment between exec and its first I/O. fio itself
 # waits in steps of 10 ms and starts its jobs within 0.3 s of guest time under TCG.
 FIO_START = 0.5
+
+Under = Control | Controller | None
+"""What a scenario runs under: a control, a controller of the kernel's own, or (None) the series itself."""
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 SATURATION_SECONDS = 2
@@ -191,14 +196,29 @@ def render(name: str, **values: object) -> str:
     return _template(name).render(**values)
 
 
+def with_series(under: Under) -> bool:
+    """Whether the kernel is the one with the series."""
+    return under is None or (isinstance(under, Control) and under.kind != "compat")
+
+
+def role_of(under: Under) -> str:
+    """A word for it, for folders and tables."""
+    return "series" if under is None else under.name
+
+
 def compile_scenario(
-    scenario: Scenario, control: Control | None, seed: int, disk: GuestDisk
+    scenario: Scenario, under: Under, seed: int, disk: GuestDisk, *, closely: bool = False
 ) -> dict[str, bytes]:
     """Files of one run, path in the guest -> content.
 
-    control: None for the scenario itself, with the series. disk: as `guest_disk` has it.
+    disk: as `guest_disk` has it. closely: besides I/Os count how long the CPU idled, and keep each I/O's latency.
     """
-    controlled = control is None or control.kind != "compat"
+    controlled = with_series(under)
+    control = under if isinstance(under, Control) else None
+    settings: Settings | None = None
+    if isinstance(under, Controller):
+        settings = rival.settings(scenario, under)
+        disk = replace(disk, scheduler=under.scheduler or disk.scheduler)
     one_share = control is not None and control.kind == "one-share"
     changed = control.applied(scenario) if control else scenario
     variation = vary(scenario, seed)
@@ -213,25 +233,34 @@ def compile_scenario(
             uid=FIRST_UID + index,
             device=device,
             delay=variation.delay[group.name],
-            fio=_fio(path, f"fio-{group.name}"),
+            fio=_fio(path, f"fio-{group.name}", closely),
         )
-        files[path] = _job(scenario, group, f"/dev/mapper/{device}", variation.randseed[group.name])
+        files[path] = _job(
+            scenario, group, f"/dev/mapper/{device}", variation.randseed[group.name], closely=closely
+        )
         for i, phase in enumerate(scenario.phase):
             if group.name in phase.more:
                 more = group.model_copy(update={"jobs": phase.more[group.name]})
                 seconds = sum(p.seconds for p in scenario.phase[i:])
                 files[f"{JOBS}/{group.name}-{i}.fio"] = _job(
-                    scenario, more, f"/dev/mapper/{device}", variation.randseed[group.name] + i + 1, seconds
+                    scenario,
+                    more,
+                    f"/dev/mapper/{device}",
+                    variation.randseed[group.name] + i + 1,
+                    seconds,
+                    closely=closely,
                 )
     script = _template("scenario.sh.j2").render(
         s=changed,
-        role=control.name if control else "series",
+        role=role_of(under),
         seed=seed,
         disk=disk,
         controlled=controlled,
         devices=_devices(changed, controlled, one_share, disk),
         groups=[views[name] for name in variation.order],
-        phases=_phases(changed, views, controlled),
+        phases=_phases(changed, views, under, closely),
+        settings=settings,
+        closely=closely,
         steps=math.ceil((scenario.duration + sum(variation.delay.values())) / scenario.timing.step),
         resting=scenario.phase[-1].idle if scenario.phase else (),
         fio_start=round(100 * FIO_START),
@@ -242,17 +271,23 @@ def compile_scenario(
     return files
 
 
-def _fio(path: str, output: str) -> str:
-    return f"fio --output-format=json --output={RESULTS}/{output}.json {path}"
+def _fio(path: str, output: str, closely: bool) -> str:
+    """closely: with how many I/Os took how long."""
+    form = "json+" if closely else "json"
+    return f"fio --output-format={form} --output={RESULTS}/{output}.json {path}"
 
 
-def _phases(scenario: Scenario, views: dict[str, _GroupView], controlled: bool) -> list[_PhaseView]:
+def _phases(
+    scenario: Scenario, views: dict[str, _GroupView], under: Under, closely: bool
+) -> list[_PhaseView]:
     """What happens at the beginning of each phase."""
     found = []
     resting: tuple[str, ...] = ()
     for i, phase in enumerate(scenario.phase):
         commands = [
-            _set_weight(scenario, views[name], weight) for name, weight in phase.weights.items() if controlled
+            command
+            for name, weight in phase.weights.items()
+            for command in _set_weight(scenario, views[name], weight, under)
         ]
         found.append(
             _PhaseView(
@@ -262,7 +297,7 @@ def _phases(scenario: Scenario, views: dict[str, _GroupView], controlled: bool) 
                 stop=tuple(g for g in phase.idle if g not in resting),
                 go=tuple(g for g in resting if g not in phase.idle),
                 starts=tuple(
-                    (name, _fio(f"{JOBS}/{name}-{i}.fio", f"fio-{name}-{i}")) for name in phase.more
+                    (name, _fio(f"{JOBS}/{name}-{i}.fio", f"fio-{name}-{i}", closely)) for name in phase.more
                 ),
             )
         )
@@ -270,14 +305,20 @@ def _phases(scenario: Scenario, views: dict[str, _GroupView], controlled: bool) 
     return found
 
 
-def _set_weight(scenario: Scenario, group: _GroupView, weight: int) -> str:
+def _set_weight(scenario: Scenario, group: _GroupView, weight: int, under: Under) -> list[str]:
+    """What gives a group another weight; nothing where weights say nothing."""
+    if isinstance(under, Controller):
+        files = rival.settings(scenario, under, {group.name: weight}).groups[group.name]
+        return [f'echo "{text}" > /cgroup/{group.name}/{file}' for file, text in files]
+    if not with_series(under):
+        return []
     match scenario.by:
         case "cgroup":
-            return f'echo "{group.device} {weight}" > /cgroup/{group.name}/blkio.settings'
+            return [f'echo "{group.device} {weight}" > /cgroup/{group.name}/blkio.settings']
         case "uid":
-            return f"dmsetup message {group.device} 0 weight {group.uid}:{weight}"
+            return [f"dmsetup message {group.device} 0 weight {group.uid}:{weight}"]
         case "partition":
-            return f"dmsetup message {group.device} 0 weight {weight}"
+            return [f"dmsetup message {group.device} 0 weight {weight}"]
 
 
 def compile_saturation(scenario: Scenario, load: Load, disk: GuestDisk) -> dict[str, bytes]:
@@ -310,9 +351,18 @@ def compile_saturation(scenario: Scenario, load: Load, disk: GuestDisk) -> dict[
 
 
 def _job(
-    scenario: Scenario, group: Group, filename: str, randseed: int, seconds: float | None = None
+    scenario: Scenario,
+    group: Group,
+    filename: str,
+    randseed: int,
+    seconds: float | None = None,
+    *,
+    closely: bool = False,
 ) -> bytes:
-    """The job file of one fio process of a group. seconds: how long it runs, if not the whole scenario."""
+    """The job file of one fio process of a group. seconds: how long it runs, if not the whole scenario.
+
+    closely: latencies are counted from before an I/O is submitted, as some controllers make the submitter wait.
+    """
     load = group.load(scenario.load)
     extra = {}
     first = 0
@@ -322,6 +372,8 @@ def _job(
     if load.buffered:
         # fio would otherwise throw the device's page cache away when a job starts, and other jobs' pages with it.
         extra["invalidate"] = "0"
+    if closely:
+        extra |= {"lat_percentiles": "1", "clat_percentiles": "0"}
     if any(phase.idle for phase in scenario.phase):
         # One process, which a signal stops as a whole; the processes of jobs are each in a session of their own.
         extra["thread"] = "1"

@@ -87,7 +87,7 @@ def recorded(name):
 
 def sample(chosen, files, depth=16):
     curve = throughput.saturation([(depth // 2, 900.0), (depth, 1993.0), (2 * depth, 1993.0)])
-    run = outcome.parse(chosen, True, files)
+    run = outcome.parse(chosen, None, files)
     return run, measurement.sample(chosen, run, 1, dict.fromkeys(chosen.loads, curve))
 
 
@@ -123,7 +123,7 @@ def test_phases_that_did_not_run_are_an_error():
     files = recorded("idle")
     files["phases"] = b"\n".join(files["phases"].splitlines()[1:]) + b"\n"
     with pytest.raises(MeasurementError, match="phases"):
-        outcome.parse(scenario.load(project.scenarios_dir() / "idle-and-back.toml"), True, files)
+        outcome.parse(scenario.load(project.scenarios_dir() / "idle-and-back.toml"), None, files)
 
 
 def test_buffered_writers_are_counted_in_sectors_to_the_page():
