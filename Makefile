@@ -7,7 +7,7 @@ CHOSEN := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(SERIES),--series $(SERIES))
 HARNESS := .venv/bin/harness
 
 .DELETE_ON_ERROR:
-.PHONY: help boot-test test unit coverage mutants soak lint bench report doctor clean
+.PHONY: help boot-test test unit coverage mutants soak compare lint bench report doctor clean
 
 help:
 	@echo 'make boot-test [SERIES=folder] [KERNEL=name]   build, boot, judge the bandwidth shares, write a report'
@@ -16,6 +16,7 @@ help:
 	@echo 'make coverage   the guest suite on a kernel that counts: which lines of the series ran?'
 	@echo 'make mutants    put mistakes into the series, one at a time: does the guest suite notice each?'
 	@echo 'make soak       the guest suite 20 times in a row (ROUNDS=20)'
+	@echo 'make compare    the series beside the controllers that the kernel itself brings'
 	@echo 'make bench      what the driver costs an I/O; how fast the harness is, and how steady what it measures'
 	@echo 'make lint       ruff and strict mypy'
 	@echo 'make doctor     what this machine has and lacks'
@@ -29,6 +30,9 @@ test: .venv/ready
 
 unit: .venv/ready
 	@.venv/bin/pytest tests/unit
+
+compare: .venv/ready
+	@$(HARNESS) compare $(CHOSEN)
 
 bench: .venv/ready
 	@$(HARNESS) bench $(CHOSEN)

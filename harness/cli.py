@@ -229,6 +229,31 @@ def test(
 
 
 @app.command()
+def compare(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Scenarios; those that are marked so by default.")
+    ] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            "--kernel", help="Base kernel; else the series' own, or the first that has controllers."
+        ),
+    ] = None,
+    series: SeriesOption = None,
+    workers: Annotated[int, typer.Option(min=0, help="Machines at a time; 0: one per core.")] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Boot also the machines whose outcome is known.")
+    ] = False,
+) -> None:
+    """Run scenarios under the series and under the controllers that the kernel itself brings: accuracy, work
+    conservation, latency and cost side by side.
+    """
+    from harness import compare as comparing
+
+    raise typer.Exit(comparing.run(kernel, series, names or [], workers=workers, again=again))
+
+
+@app.command()
 def mutants(
     names: Annotated[list[str] | None, typer.Argument(help="Which: names or shell patterns; all.")] = None,
     kernel: KernelOption = None,

@@ -17,6 +17,7 @@ from harness.errors import GuestError, MeasurementError
 from harness.figure import Figure
 from harness.guest import Guest
 from harness.machine import BOOT_SECONDS, Machine
+from harness.qemu import NS_PER_INSTRUCTION
 from harness.record import MachineRecord, Recorder
 from harness.script import RESULTS, SCRIPT, render
 from harness.testbed import Testbed
@@ -27,9 +28,6 @@ COUNT = 10_000
 GROUP_COUNTS = (1, 16, 256)
 DEPTHS = (1, 16)
 QUEUED, BARE = "sda", "ram0"
-
-NS_PER_INSTRUCTION = 8
-"""QEMU's -icount shift=3: 2**3 ns of guest time each."""
 
 TICK_NS = 10_000_000
 """USER_HZ of /proc/stat is 100."""

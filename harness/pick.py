@@ -35,15 +35,23 @@ def pick(
     if kernel is not None:
         return Pick(kernel, "it was asked for")
     if series is not None:
-        meant = Series.load(testbed.series_folder("", series)).kernel
-        if meant is not None:
-            return Pick(testbed.kernel_spec(meant).name, "the series is for it")
+        for_it = meant(series)
+        if for_it is not None:
+            return Pick(for_it, "the series is for it")
     preferred = sorted(map(testbed.kernel_spec, testbed.kernel_names()), key=lambda spec: spec.preference)
     if series is not None:
         return Pick(preferred[0].name, "the series names no other kernel")
     if at_hand:
         return _at_hand(store, preferred)
     return _to_be_had(store, preferred, progress)
+
+
+def meant(series: Path) -> str | None:
+    """The kernel that a series says it is for. Raises UserError: there is no such series, or its kernel is not one of
+    ours.
+    """
+    name = Series.load(testbed.series_folder("", series)).kernel
+    return None if name is None else testbed.kernel_spec(name).name
 
 
 def _at_hand(store: Store, preferred: Sequence[KernelSpec]) -> Pick:

@@ -12,6 +12,10 @@ from harness import host
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+SHIFT = 3
+NS_PER_INSTRUCTION = 1 << SHIFT
+"""On the virtual clock."""
+
 Clock = Literal["real", "virtual"]
 Accel = Literal["tcg", "kvm"]
 Filesystem = Literal["raw", "ext2", "ext3"]
@@ -53,7 +57,7 @@ class MachineSpec(BaseModel):
     accel: Accel = "tcg"
     cpu: str | None = None
     clock: Clock = "real"
-    shift: Annotated[int, Field(ge=0, le=10)] = 3
+    shift: Annotated[int, Field(ge=0, le=10)] = SHIFT
     disks: tuple[Disk, ...] = ()
     network: bool = True
     slowdown: Annotated[float, Field(gt=0)] = 1.0

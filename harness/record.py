@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializationInfo, ValidationError
 
 from harness import __version__
+from harness.comparison import SERIES, Comparison
 from harness.contract import ConformanceRecord
 from harness.coverage import Coverage
 from harness.errors import (
@@ -295,6 +296,7 @@ class Run(_Strict):
     figures: list[Figure] = []
     validation: Validation | None = None
     coverage: Coverage | None = None
+    comparisons: list[Comparison] = []
     deaths: list[DeathRecord] = []
     skipped: list[SkipRecord] = []
     error: ErrorRecord | None = None
@@ -307,9 +309,12 @@ def exit_code(run: Run) -> int:
       5  a guest kernel died: whatever else went wrong may be because of it
     2/3  an error ended the run early; what was not reached is not known
       1  a scenario or a test failed, a mutant was not killed, a figure missed its goal, a patch is not as it should
-         be, or the error above was one of a check (e.g. counters that disagree)
+         be, the series failed in a comparison or a contender's counters disagree, or the error above was one of a
+         check (e.g. counters that disagree)
       4  a scenario is inconclusive or was not decided, or nothing at all was judged
       0  everything passed
+
+    What controllers that are not under test come to is told, and decides nothing.
     """
     error = run.error.exit_code if run.error else None
     if run.finished is None or error == EXIT_INTERRUPTED:
@@ -321,9 +326,14 @@ def exit_code(run: Run) -> int:
     failed_test = any(t.outcome in ("failed", "error") for t in run.tests)
     failed_test |= any(not m.killed for m in run.mutants) or any(not f.met for f in run.figures)
     failed_test |= run.validation is not None and not run.validation.ok
-    if error is not None or failed_test or any(s.verdict is Verdict.FAIL for s in run.scenarios):
+    failed_test |= any(c.error for comparison in run.comparisons for c in comparison.contenders)
+    verdicts = [s.verdict for s in run.scenarios]
+    verdicts += [
+        c.verdict for comparison in run.comparisons for c in comparison.contenders if c.name == SERIES
+    ]
+    if error is not None or failed_test or Verdict.FAIL in verdicts:
         return EXIT_FAILED
-    if any(s.verdict is not Verdict.PASS for s in run.scenarios) or not _anything(run):
+    if any(v is not Verdict.PASS for v in verdicts) or not _anything(run):
         return EXIT_INCONCLUSIVE
     return EXIT_PASSED
 
@@ -341,7 +351,7 @@ def closing_line(run: Run) -> str:
 
 
 def _anything(run: Run) -> bool:
-    return bool(run.scenarios or run.tests or run.mutants or run.figures or run.validation)
+    return bool(run.scenarios or run.tests or run.mutants or run.figures or run.validation or run.comparisons)
 
 
 def verdict(run: Run) -> RunVerdict:

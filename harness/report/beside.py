@@ -1,7 +1,7 @@
 """What other runs found, for a report to show beside its own. They decide nothing.
 
-Of the same kernel and series: verdicts on mutants, figures, what validating found, patch coverage. Of the project's
-series on its other kernels: the contract's rows, and the scenarios.
+Of the same kernel and series: verdicts on mutants, figures, what validating found, patch coverage, comparisons with
+other controllers. Of the project's series on its other kernels: the contract's rows, and the scenarios.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness import project, record
+from harness.comparison import Comparison
 from harness.contract import ConformanceRecord
 from harness.coverage import Coverage
 from harness.errors import UserError
@@ -37,11 +38,11 @@ class OtherKernel:
 
 @dataclass(frozen=True)
 class Beside:
-    """mutants, figures, validation: of each the newest; not those of the run itself. coverage: the one with the most
-    lines executed, as a run may be of few tests. mutant_runs, figure_runs, validation_runs, coverage_runs: id and
-    beginning of the runs that they are from, the newest first. unknown: how many mutants of the project none of these
-    runs, nor the run itself, has a verdict on; None where the series is none of the project's. kernels: the other ones,
-    where the run itself has rows or scenarios.
+    """mutants, figures, validation, comparisons: of each the newest; not those of the run itself. coverage: the one
+    with the most lines executed, as a run may be of few tests. mutant_runs, figure_runs, validation_runs,
+    coverage_runs, comparison_runs: id and beginning of the runs that they are from, the newest first. unknown: how many
+    mutants of the project none of these runs, nor the run itself, has a verdict on; None where the series is none of
+    the project's. kernels: the other ones, where the run itself has rows or scenarios.
     """
 
     mutants: list[MutantRecord] = field(default_factory=list)
@@ -52,6 +53,8 @@ class Beside:
     validation_runs: dict[str, datetime] = field(default_factory=dict)
     coverage: Coverage | None = None
     coverage_runs: dict[str, datetime] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    comparison_runs: dict[str, datetime] = field(default_factory=dict)
     unknown: int | None = None
     kernels: list[OtherKernel] = field(default_factory=list)
 
@@ -62,6 +65,8 @@ def find(run: Run, folder: Path) -> Beside:
     figures: dict[tuple[str, str, str], Figure] = {}
     mutant_runs: dict[str, datetime] = {}
     figure_runs: dict[str, datetime] = {}
+    comparisons: dict[str, Comparison] = {}
+    comparison_runs: dict[str, datetime] = {}
     validated: Run | None = None
     covered: tuple[Run, Coverage] | None = None
     others = _others(run, folder)
@@ -72,6 +77,9 @@ def find(run: Run, folder: Path) -> Beside:
         for figure in other.figures if not run.figures else ():
             if figures.setdefault((figure.about, figure.what, figure.how), figure) is figure:
                 figure_runs[other.id] = other.started
+        for made in other.comparisons if not run.comparisons else ():
+            if comparisons.setdefault(made.scenario, made) is made:
+                comparison_runs[other.id] = other.started
         if other.validation and not run.validation and not validated:
             validated = other
         if other.coverage and not run.coverage:
@@ -85,6 +93,8 @@ def find(run: Run, folder: Path) -> Beside:
         validation_runs={validated.id: validated.started} if validated else {},
         coverage=covered[1] if covered else None,
         coverage_runs={covered[0].id: covered[0].started} if covered else {},
+        comparisons=list(comparisons.values()),
+        comparison_runs=comparison_runs,
         unknown=_unknown(run, mutants),
         kernels=_kernels(run, others),
     )
@@ -131,13 +141,16 @@ class _Outline(BaseModel):
     coverage: Any = None
     conformance: list[Any] = []
     scenarios: list[Any] = []
+    comparisons: list[Any] = []
 
     def tells(self, run: Run) -> bool:
         """Whether it has anything for this run's report."""
         if not self.kernel or not self.series or run.kernel is None or run.series is None:
             return False
         if (self.kernel.tree, self.series.digest) == _subject(run):
-            return bool(self.mutants or self.figures or self.validation or self.coverage)
+            return bool(
+                self.mutants or self.figures or self.validation or self.coverage or self.comparisons
+            )
         apart = self.kernel.name != run.kernel.name and _own(self.series.name) and _own(run.series.name)
         return apart and bool((self.conformance and run.conformance) or (self.scenarios and run.scenarios))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.record import MachineRecord, Run
-from harness.report import conformance, plots, summary
+from harness.report import comparison, conformance, plots, summary
 from harness.report.beside import Beside
 from harness.shares import LOOKS, number
 
@@ -71,6 +71,11 @@ def render(run: Run, folder: Path, beside: Beside | None = None) -> str:
         not_executed=summary.not_executed,
         part=summary.part,
         telling=summary.telling,
+        results=comparison.results,
+        contender_label=comparison.label,
+        times=comparison.times,
+        why=comparison.why,
+        left_out=comparison.left_out,
         guest_test=lambda nodeid: nodeid.removeprefix("tests/guest/"),
     )
     word, sentence = summary.headline(run)

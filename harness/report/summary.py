@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from harness.comparison import NONE, SERIES
 from harness.coverage import Coverage, FileCoverage
 from harness.record import ControlRecord, GroupRecord, Run, RunVerdict, ScenarioRecord, verdict
 from harness.shares import FigureVerdict, GroupShare, Sample, Verdict, bounds_text, number
@@ -131,7 +132,8 @@ def percent(share: float, digits: int = 1) -> str:
 
 def points(share: GroupShare) -> str:
     """Deviation from the target in percentage points, signed."""
-    return f"{100 * (share.mean - share.target):+.1f}".replace("-", "\N{MINUS SIGN}")
+    off = round(100 * (share.mean - share.target), 1) + 0.0  # no negative nought
+    return f"{off:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def ratio(conservation: Conservation | None) -> str:
@@ -249,10 +251,31 @@ def _pass_text(run: Run) -> str:
         )
         if others:
             parts[-1] += f"; so does the whole in {count(others, 'other configuration')}"
+    if run.comparisons:
+        parts.append(_comparisons_text(run))
     passed = sum(t.outcome == "passed" for t in run.tests)
     if passed:
         parts.append(f"{count(passed, 'test')} passed")
     return "; ".join(parts) + "."
+
+
+def _comparisons_text(run: Run) -> str:
+    """What was compared with what; and the contenders that there is no verdict on, as counters disagreed."""
+    ran = [(made, c) for made in run.comparisons for c in made.ran]
+    names = {c.name for _, c in ran} - {NONE, SERIES}
+    text = f"{count(len(run.comparisons), 'scenario')} compared under the series and {count(len(names), 'controller')}"
+    wrong = [f"{c.name} in {made.scenario}" for made, c in ran if c.error is not None]
+    return text + (f", without a verdict on {_names(wrong)}" if wrong else "")
+
+
+def _of_series(run: Run, wanted: Iterable[Verdict | None]) -> list[str]:
+    """Scenarios of a comparison that the series came out of like this."""
+    return [
+        made.scenario
+        for made in run.comparisons
+        for c in made.ran
+        if c.name == SERIES and c.error is None and c.verdict in wanted
+    ]
 
 
 def _fail_text(run: Run) -> str:
@@ -279,6 +302,10 @@ def _fail_text(run: Run) -> str:
         if wrong:
             what = f"{len(wrong)} of {len(run.validation.results)} patches and configurations"
             parts.append(f"{what} are not as they should be: {_names(wrong)}")
+    if run.comparisons:
+        compared = _of_series(run, [Verdict.FAIL])
+        parts += [f"the series off target in {_names(compared)}"] if compared else []
+        parts.append(_comparisons_text(run))
     if run.error:
         parts.append(run.error.message)
     return "; ".join(parts) + "."
@@ -294,6 +321,9 @@ def _worst(scenario: ScenarioRecord) -> str:
 
 def _inconclusive_text(run: Run) -> str:
     undecided = _with_verdict(run, [Verdict.INCONCLUSIVE, None])
+    compared = _of_series(run, [Verdict.INCONCLUSIVE, None])
+    if compared and not undecided:
+        return f"The series not decided in {_names(compared)}; {_comparisons_text(run)}."
     if not undecided:
         return "Nothing was judged, so there is nothing to conclude."
     first = next((r for s in undecided for r in s.reasons), "it was not judged")

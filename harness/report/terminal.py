@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.record import RUN_JSON, Run, ScenarioRecord
-from harness.report import columns, conformance
+from harness.report import columns, comparison, conformance
 from harness.report.summary import (
     SYMBOLS,
     WORDS,
@@ -66,6 +66,7 @@ def summary(run: Run, folder: Path, console: Console | None = None) -> None:
         out.print()
         _print_shares(out, run.scenarios)
         _print_controls(out, run)
+    _print_comparisons(out, run)
     _print_conformance(out, run)
     _print_coverage(out, run)
     _print_reasons(out, run)
@@ -223,6 +224,37 @@ def _print_controls(out: Console, run: Run) -> None:
     if run.remembered:
         known = count(len(run.remembered), "machine")
         _say(out, _text(f"{known} without the series not booted again: the virtual clock is exact", "dim"))
+
+
+def _print_comparisons(out: Console, run: Run) -> None:
+    """A line per scenario, and one per contender: its verdict, what came out, and at what price."""
+    if not run.comparisons:
+        return
+    headings = ("controller", "", "work, %", "latency, ms", "instr/IO", "shares (off by), figures")
+    rows: list[Sequence[Text] | Text] = [[_text(heading, "dim") for heading in headings]]
+    for made in run.comparisons:
+        told = ", ".join(f"{group}: {what}" for group, what in made.groups.items())
+        title = _text(f"{made.scenario}  ", "bold").append_text(
+            _text(f"{made.title}; {told}", "not bold dim")
+        )
+        rows.append(title)
+        for c in made.ran:
+            style = _STYLES["error" if c.error else c.verdict.value if c.verdict else "inconclusive"]
+            work = percent(c.conservation.ratio) if c.conservation else "\N{EN DASH}"
+            cost = "\N{EN DASH}" if c.instructions is None else f"{c.instructions:.0f}"
+            cells = (
+                work,
+                comparison.times(c.latencies.get(made.lightest)),
+                cost,
+                c.error or comparison.brief(c),
+            )
+            rows.append([_text(f"  {c.title}"), _text(comparison.label(c, made), style), *map(_text, cells)])
+    out.print()
+    columns.show(out, rows, fold=5, right=(2, 3, 4))
+    about = (
+        "work: of the total without a controller; latency: mean / p50 / p99 of the group that is told least"
+    )
+    _say(out, _text(about, "dim"))
 
 
 def _print_conformance(out: Console, run: Run) -> None:

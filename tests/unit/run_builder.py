@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from harness import coverage
+from harness.comparison import NONE, SERIES, Comparison, Contender, Latency
 from harness.contract import ConformanceRecord, RowOutcome, RowResult
 from harness.diagnostics import Warning
 from harness.record import (
@@ -323,6 +324,53 @@ def dying(folder: Path) -> Run:
         run.error = ErrorRecord(
             kind="panic", message="Kernel panic - not syncing: Fatal exception in interrupt", exit_code=5
         )
+    return finished(made)
+
+
+def contender(name: str, measured: dict[str, float], goal: dict[str, float], **more: object) -> Contender:
+    """One that came out so, and had latencies and a cost."""
+    got = samples(measured)
+    judged = judge(got, goal)
+    known: dict[str, object] = {
+        "title": {NONE: "no controller", SERIES: "the series"}.get(name, f"<{name}>"),
+        "promises": "nothing" if name == NONE else "weights",
+        "samples": got,
+        "judged": judged,
+        "verdict": judged.verdict,
+        "reasons": list(judged.reasons),
+        "conservation": conservation([s.iops for s in got], [s.iops + 1 for s in got]),
+        "latencies": {g: Latency(mean=20.5, p50=16.25, p99=40.0) for g in goal},
+        "instructions": 41234.5,
+    }
+    return Contender.model_validate({"name": name, **known, **more})
+
+
+def comparison(**of_series: object) -> Comparison:
+    """80:20: none and an unfair controller miss it, another reaches it as the series does, a third does not suit."""
+    goal = targets({"a": 80, "b": 20})
+    half = {"a": 0.5, "b": 0.5}
+    return Comparison(
+        scenario="cgroup-80-20",
+        title="80:20 by cgroup",
+        groups={"a": "weight 80", "b": "weight 20"},
+        lightest="b",
+        tolerance=0.03,
+        contenders=[
+            contender(NONE, half, goal),
+            contender(SERIES, goal, goal, **of_series),
+            contender("fair", goal, goal, documented="promises & keeps"),
+            contender("unfair", half, goal),
+            Contender(name="caps", title="<caps>", promises="maxima", unsuited="it has maxima"),
+        ],
+    )
+
+
+def compared(folder: Path, **of_series: object) -> Run:
+    """A run of ``harness compare``."""
+    made = recorder(folder)
+    with made.change() as run:
+        run.scenarios, run.tests, run.conformance, run.machines, run.skipped = [], [], [], [], []
+        run.comparisons = [comparison(**of_series)]
     return finished(made)
 
 

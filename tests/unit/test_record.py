@@ -306,3 +306,22 @@ def test_what_validating_found_decides(tmp_path: Path, good: bool, code: int) ->
 def test_figures_alone_are_something(tmp_path: Path) -> None:
     figure = Figure(about="a", what="b", value=1.0, unit="s", goal=2.0, how="once")
     assert exit_code(finished(tmp_path, scenarios=[], tests=[], figures=[figure])) == 0
+
+
+@pytest.mark.parametrize(("result", "code"), [(Verdict.PASS, 0), (Verdict.FAIL, 1), (Verdict.INCONCLUSIVE, 4)])
+def test_of_a_comparison_only_the_series_decides(tmp_path: Path, result: Verdict, code: int) -> None:
+    run = run_builder.compared(tmp_path / "run", verdict=result)
+    others = {c.name: c.verdict for c in run.comparisons[0].contenders}
+    assert others["unfair"] is Verdict.FAIL and others["none"] is Verdict.FAIL
+    assert exit_code(run) == code
+
+
+def test_counters_of_a_contender_that_disagree_are_a_failure(tmp_path: Path) -> None:
+    run = run_builder.compared(tmp_path / "run")
+    run.comparisons[0].contenders[3].error = "the kernel counted 1, fio 2"
+    assert exit_code(run) == 1
+
+
+def test_a_comparison_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    run = run_builder.compared(tmp_path / "run")
+    assert record.load(tmp_path / "run").comparisons == run.comparisons

@@ -320,3 +320,29 @@ def test_the_lines_of_a_patch_that_were_not_executed(tmp_path: Path) -> None:
     assert [i for i, n in made.page.ids.items() if n > 1] == []
     assert [x for x in made.page.links if x[1:] not in made.page.ids] == []
     assert made.run.exit_code == 0, "it decides nothing"
+
+
+def test_a_comparison_shows_each_contender_and_why_some_were_not_run(tmp_path: Path) -> None:
+    made = make(run_builder.compared, tmp_path / "run")
+    text = made.page.text
+    assert "Compared with other controllers" in text
+    for said in ("no controller", "the series", "<fair>", "<unfair>", "20.5 / 16.2 / 40", "41234"):
+        assert said in text
+    assert "cgroup-80-20 , <caps>: it has maxima." in text and "promises & keeps." in text
+    assert "1 scenario compared under the series and 2 controllers." in text
+    assert made.run.exit_code == 0 and not made.page.ids["failed"]
+
+
+def test_a_contender_without_a_verdict_says_why(tmp_path: Path) -> None:
+    run_builder.compared(tmp_path / "run")
+    run = load(tmp_path / "run")
+    broken = run.comparisons[0].contenders[3]
+    broken.error, broken.judged, broken.verdict = "counters <disagree>", None, None
+    page = Page(html.render(run, tmp_path / "run"))
+    assert "ERROR" in page.text and "counters <disagree>" in page.text
+
+
+def test_the_newest_comparison_of_the_same_series_stands_in_other_reports(tmp_path: Path) -> None:
+    run_builder.compared(tmp_path / "other")
+    made = make(run_builder.passing, tmp_path / "mine")
+    assert made.page.ids["comparison"] == 1 and "Not of this run: of run other" in made.page.text

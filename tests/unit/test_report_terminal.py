@@ -250,3 +250,13 @@ def test_patch_coverage_that_meets_its_goal(tmp_path: Path) -> None:
     text = printed(run_builder.finished(made), tmp_path, log=True)
     assert "100.0 % of 20 added lines with code were executed (goal 95 %: met)\n" in text
     assert "not executed" not in text
+
+
+def test_a_comparison_has_a_line_per_contender(tmp_path: Path) -> None:
+    run = run_builder.compared(tmp_path / "run")
+    text = printed(run, tmp_path / "run", log=True)
+    lines = {line.split("  ")[1]: line for line in text.splitlines() if line.startswith("  ")}
+    assert "PASS" in lines["<fair>"] and "a 80.1 %" in lines["<fair>"]
+    assert "FAIL" in lines["<unfair>"] and "20.5 / 16.2 / 40" in lines["<unfair>"]
+    assert "<caps>" not in lines and "41234" in lines["the series"]
+    assert " PASS " in text.splitlines()[1]
