@@ -334,8 +334,10 @@ def test_interrupt_leaves_nothing_running(store: Store, tmp_path: Path) -> None:
     spec = build_spec(store, tmp_path, folder)
     next(spec.kernel.compat.iterdir()).unlink()
     script = (
-        "import sys\n"
+        "import signal, sys\n"
         "from pathlib import Path\n"
+        # A shell's background job, and so all that it starts, ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.path[:0] = [sys.argv[3]]\n"
         "from fakekernel import QUIET, build_spec\n"
         "from harness import kbuild\n"
