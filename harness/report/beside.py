@@ -148,9 +148,7 @@ class _Outline(BaseModel):
         if not self.kernel or not self.series or run.kernel is None or run.series is None:
             return False
         if (self.kernel.tree, self.series.digest) == _subject(run):
-            return bool(
-                self.mutants or self.figures or self.validation or self.coverage or self.comparisons
-            )
+            return bool(self.mutants or self.figures or self.validation or self.coverage or self.comparisons)
         apart = self.kernel.name != run.kernel.name and _own(self.series.name) and _own(run.series.name)
         return apart and bool((self.conformance and run.conformance) or (self.scenarios and run.scenarios))
 

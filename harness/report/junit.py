@@ -8,9 +8,10 @@ from typing import Any
 from junitparser import Error, Failure, JUnitXml, Skipped
 from junitparser.xunit2 import TestCase, TestSuite
 
+from harness.comparison import SERIES, Comparison, Contender
 from harness.mutant import MutantRecord
 from harness.record import ControlRecord, Run, ScenarioRecord, TestRecord
-from harness.report import conformance
+from harness.report import comparison, conformance
 from harness.report.summary import complaints, headline, percent, shown
 from harness.shares import ShareVerdict, Verdict, bounds_text, number
 from harness.validation import Result
@@ -36,22 +37,19 @@ def render(run: Run) -> str:
         for control in scenario.controls:
             scenarios.add_testcase(_control_case(scenario, control))
     xml.add_testsuite(scenarios)
-    if run.tests:
-        tests = _suite(run, "tests")
-        rows = conformance.by_test(run)
-        for test in run.tests:
-            tests.add_testcase(_test_case(test, *rows.get(test.nodeid, ([], []))))
-        xml.add_testsuite(tests)
-    if run.mutants:
-        mutants = _suite(run, "mutants")
-        for mutant in run.mutants:
-            mutants.add_testcase(_mutant_case(mutant))
-        xml.add_testsuite(mutants)
-    if run.validation:
-        patches = _suite(run, "patches")
-        for result in run.validation.results:
-            patches.add_testcase(_patch_case(result))
-        xml.add_testsuite(patches)
+    rows = conformance.by_test(run)
+    others = {
+        "tests": [_test_case(t, *rows.get(t.nodeid, ([], []))) for t in run.tests],
+        "mutants": [_mutant_case(m) for m in run.mutants],
+        "patches": [_patch_case(r) for r in (run.validation.results if run.validation else ())],
+        "comparisons": [_contender_case(made, c) for made in run.comparisons for c in made.ran],
+    }
+    for name, cases in others.items():
+        if cases:
+            suite = _suite(run, name)
+            for case in cases:
+                suite.add_testcase(case)
+            xml.add_testsuite(suite)
     if run.deaths or run.error:
         xml.add_testsuite(_trouble(run))
     xml.update_statistics()
@@ -145,6 +143,21 @@ def _patch_case(result: Result) -> Any:
         failure = Failure(shown(next(iter(complaints(result)), "")).partition("\n")[0], "mend")
         failure.text = shown("\n".join(complaints(result)))
         case.result = [failure]
+    return case
+
+
+def _contender_case(made: Comparison, contender: Contender) -> Any:
+    """The series must pass. What others come to is a property of a case that passes, if their counters agree."""
+    case = TestCase(contender.name, f"comparisons.{made.scenario}", 0.0)
+    case.add_property("verdict", comparison.label(contender, made))
+    _share_properties(case, contender.judged)
+    why = shown(contender.error or "; ".join(contender.reasons) or "not judged")
+    if contender.error is not None:
+        case.result = [Error(why, "counters")]
+    elif contender.name == SERIES and contender.verdict is Verdict.FAIL:
+        case.result = [Failure(why, "shares")]
+    elif contender.name == SERIES and contender.verdict is not Verdict.PASS:
+        case.result = [Error(why, "inconclusive")]
     return case
 
 

@@ -8,6 +8,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 
 from harness.record import ErrorRecord
 from harness.report import junit
+from harness.shares import Verdict
 
 
 def cases(text: str) -> dict[str, Any]:
@@ -78,3 +79,13 @@ def test_patches_and_configurations_are_cases(tmp_path: Path) -> None:
     (mend,) = found["patches/module"].result
     assert mend.message == "it does not compile:"
     assert "a.c: error" in mend.text
+
+
+def test_of_a_comparison_only_the_series_can_fail(tmp_path: Path) -> None:
+    found = cases(junit.render(run_builder.compared(tmp_path / "run", verdict=Verdict.FAIL)))
+    assert {name.rpartition("/")[2] for name in found} == {"none", "series", "fair", "unfair"}
+    (failure,) = found["comparisons.cgroup-80-20/series"].result
+    assert isinstance(failure, Failure)
+    assert not found["comparisons.cgroup-80-20/unfair"].result
+    text = junit.render(run_builder.compared(tmp_path / "other"))
+    assert 'name="verdict" value="FAIL"' in text and JUnitXml.fromstring(text.encode()).failures == 0
