@@ -243,7 +243,7 @@ def test_nobody_overtakes_where_there_is_room(boot_guest, submitters, seen):
         with low.holding():
             processes.start(device.path, 6)
             with conductor_starved(guest):
-                low.resume()
+                low.release()
                 until(guest, lambda: low.io().in_flight == 0, "the 4 have ended")
                 processes.start(device.path, 1)
                 passed = (low.io() - before).reads
