@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import (
@@ -64,7 +64,7 @@ def run(
         with Campaign(
             bed, recorder, lambda s: s.name, workers or None, again=again, closely=True
         ) as campaign:
-            compare(campaign, recorder, chosen, list(spec.controllers.values()), shown)
+            compare(campaign, recorder, chosen, list(spec.controllers.values()), spec.lacks, shown)
     except (HarnessError, KeyboardInterrupt) as e:
         recorder.stopped(e)
         _finish(recorder)
@@ -91,13 +91,17 @@ def compare(
     recorder: Recorder,
     chosen: Sequence[Scenario],
     controllers: Sequence[Controller],
+    lacks: Mapping[str, str],
     shown: Progress,
 ) -> None:
-    """Run every scenario under everything that suits it, and record what came out of it, one after another."""
-    _begin(campaign, chosen[0], controllers)
+    """Run every scenario under everything that suits it, and record what came out of it, one after another.
+
+    lacks: as the kernel's manifest has it. What a scenario needs it needs for the series; of others it is seen.
+    """
+    _begin(campaign, chosen[0], controllers, lacks)
     for number, scenario in enumerate(chosen):
         for following in chosen[number + 1 : number + 2]:  # so that no core waits for this one's last samples
-            _begin(campaign, following, controllers)
+            _begin(campaign, following, controllers, lacks)
         entry = Comparison(
             scenario=scenario.name,
             title=scenario.title,
@@ -111,19 +115,27 @@ def compare(
         free: Contest | None = None
         for under in (_uncontrolled(scenario), None, *controllers):
             found = _contender(under)
-            why_not = rival.unsuited(scenario, under) if isinstance(under, Controller) else None
-            if why_not is not None:
-                found.unsuited = why_not
-            else:
+            found.unsuited = _unsuited(scenario, under, lacks)
+            if found.unsuited is None:
                 with shown.task(f"{scenario.name}: {found.title}"):
                     free = _contest(campaign, scenario, under, found, free)
             with recorder.change():
                 entry.contenders.append(found)
 
 
-def _begin(campaign: Campaign, scenario: Scenario, controllers: Sequence[Controller]) -> None:
+def _unsuited(scenario: Scenario, under: Under, lacks: Mapping[str, str]) -> str | None:
+    if isinstance(under, Controller):
+        return rival.unsuited(scenario, under)
+    if under is None:
+        return next((lacks[need] for need in scenario.needs if need in lacks), None)
+    return None
+
+
+def _begin(
+    campaign: Campaign, scenario: Scenario, controllers: Sequence[Controller], lacks: Mapping[str, str]
+) -> None:
     for under in (_uncontrolled(scenario), None, *controllers):
-        if not isinstance(under, Controller) or rival.unsuited(scenario, under) is None:
+        if _unsuited(scenario, under, lacks) is None:
             campaign.begin(scenario, under)
 
 

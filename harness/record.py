@@ -328,9 +328,7 @@ def exit_code(run: Run) -> int:
     failed_test |= run.validation is not None and not run.validation.ok
     failed_test |= any(c.error for comparison in run.comparisons for c in comparison.contenders)
     verdicts = [s.verdict for s in run.scenarios]
-    verdicts += [
-        c.verdict for comparison in run.comparisons for c in comparison.contenders if c.name == SERIES
-    ]
+    verdicts += [c.verdict for comparison in run.comparisons for c in comparison.ran if c.name == SERIES]
     if error is not None or failed_test or Verdict.FAIL in verdicts:
         return EXIT_FAILED
     if any(v is not Verdict.PASS for v in verdicts) or not _anything(run):

@@ -44,9 +44,9 @@ def fake(came_out: dict[str, Any]) -> Campaign:
     return cast(Campaign, SimpleNamespace(begin=lambda *_: None, contest=contest))
 
 
-def compared(tmp_path, came_out, *controllers, chosen=SCENARIO):
+def compared(tmp_path, came_out, *controllers, chosen=SCENARIO, lacks=None):
     recorder = Recorder.start(tmp_path / "run", [])
-    compare.compare(fake(came_out), recorder, [chosen], controllers, SilentProgress())
+    compare.compare(fake(came_out), recorder, [chosen], controllers, lacks or {}, SilentProgress())
     (made,) = recorder.run.comparisons
     return {c.name: c for c in made.contenders}
 
@@ -98,6 +98,14 @@ def test_counters_that_disagree_are_that_contenders_error_alone(tmp_path):
 def test_what_does_not_suit_is_not_run(tmp_path):
     found = compared(tmp_path, {"compat": HALF, "series": FAIR}, controller("caps", "maxima"))["caps"]
     assert found.unsuited == "it has maxima, and the scenario weights" and found.verdict is None
+
+
+def test_what_a_scenario_needs_it_needs_for_the_series(tmp_path):
+    needy = SCENARIO.model_copy(update={"needs": ("thing",)})
+    came_out = {"compat": HALF, "fair": FAIR}
+    found = compared(tmp_path, came_out, controller("fair"), chosen=needy, lacks={"thing": "it came later"})
+    assert found[SERIES].unsuited == "it came later" and found[SERIES].verdict is None
+    assert found["fair"].verdict is Verdict.PASS
 
 
 def test_figures_of_the_series_own_accounts_bind_no_one_else():

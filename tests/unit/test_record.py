@@ -325,3 +325,8 @@ def test_counters_of_a_contender_that_disagree_are_a_failure(tmp_path: Path) -> 
 def test_a_comparison_comes_back_as_it_was_written(tmp_path: Path) -> None:
     run = run_builder.compared(tmp_path / "run")
     assert record.load(tmp_path / "run").comparisons == run.comparisons
+
+
+def test_a_series_that_does_not_suit_decides_nothing(tmp_path: Path) -> None:
+    run = run_builder.compared(tmp_path / "run", verdict=None, judged=None, unsuited="the kernel has no such thing")
+    assert exit_code(run) == 0
