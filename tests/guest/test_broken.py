@@ -9,13 +9,19 @@ import sys
 
 import pytest
 
-from harness import project, record
+from harness import project, record, scenario
 from harness.errors import EXIT_FAILED, EXIT_GUEST_DIED, EXIT_USER
 from harness.shares import Verdict
 
 pytestmark = [pytest.mark.guest, pytest.mark.exact]
 
 SCENARIOS = "tests/guest/test_scenarios.py"
+
+
+@pytest.fixture
+def broken(testbed):
+    """``broken(name)``: the folder of a series for the kernel that is tested."""
+    return lambda name: project.ROOT / "tests" / "broken" / testbed.spec.name / name
 
 
 def _harness_test(testbed, runs, series, *selection):
@@ -42,7 +48,7 @@ def _harness_test(testbed, runs, series, *selection):
     return done, runs / "latest"
 
 
-def test_weights_ignored(testbed, tmp_path):
+def test_weights_ignored(testbed, broken, tmp_path):
     """Shares of I/Os are wrong, and so are those of sectors. Equal weights come out right, and then their control, with
     other weights, does as well: so the scenario is not decided.
     """
@@ -51,17 +57,17 @@ def test_weights_ignored(testbed, tmp_path):
         "cgroup-50-50": Verdict.INCONCLUSIVE,
         "buffered-80-20": Verdict.FAIL,
     }
+    needs = {name: scenario.load(project.scenarios_dir() / f"{name}.toml").needs for name in wanted}
+    wanted = {name: verdict for name, verdict in wanted.items() if not set(needs[name]) & set(testbed.spec.lacks)}
     selection = [f"{SCENARIOS}::test_shares[{name}]" for name in wanted]
-    done, folder = _harness_test(testbed, tmp_path, project.ROOT / "tests/broken/weights-ignored", *selection)
+    done, folder = _harness_test(testbed, tmp_path, broken("weights-ignored"), *selection)
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
     assert {s.name: s.verdict for s in record.load(folder).scenarios} == wanted
     assert (folder / "report.html").is_file()
 
 
-def test_panic_in_the_middle(testbed, tmp_path):
-    done, folder = _harness_test(
-        testbed, tmp_path, project.ROOT / "tests/broken/panics", SCENARIOS, "-m", "core"
-    )
+def test_panic_in_the_middle(testbed, broken, tmp_path):
+    done, folder = _harness_test(testbed, tmp_path, broken("panics"), SCENARIOS, "-m", "core")
     assert done.returncode == EXIT_GUEST_DIED, done.stdout + done.stderr
     death = record.load(folder).deaths[0]
     assert death.kind == "panic"
@@ -71,10 +77,9 @@ def test_panic_in_the_middle(testbed, tmp_path):
     assert "dm-ioband-policy.c" in report and "no more epochs" in report
 
 
-def test_leak_is_charged_to_the_test_that_caused_it(testbed, tmp_path):
+def test_leak_is_charged_to_the_test_that_caused_it(testbed, broken, tmp_path):
     """Every errno is right, and all tests pass; kmemleak tells, when the guest ends, whose memory is gone."""
-    leaks = project.ROOT / "tests/broken/leaks"
-    done, folder = _harness_test(testbed, tmp_path, leaks, "--flavour", "debug", "tests/guest/test_cgroup.py")
+    done, folder = _harness_test(testbed, tmp_path, broken("leaks"), "--flavour", "debug", "tests/guest/test_cgroup.py")
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
     tests = {t.nodeid.rpartition("::")[2]: t for t in record.load(folder).tests}
     assert {name: t.outcome for name, t in tests.items()} == {
@@ -86,8 +91,8 @@ def test_leak_is_charged_to_the_test_that_caused_it(testbed, tmp_path):
     assert "kmemleak: an object leaked" in (folder / "report.html").read_text()
 
 
-def test_series_that_does_not_apply(testbed, tmp_path):
-    patch = (project.ROOT / "tests/broken/panics").glob("*.patch")
+def test_series_that_does_not_apply(testbed, broken, tmp_path):
+    patch = broken("panics").glob("*.patch")
     text = next(patch).read_text().replace("dp->g_epoch++;", "dp->g_epoch += 2;")
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "0001-odd.patch").write_text(text)
