@@ -22,6 +22,8 @@ from harness.guest import Guest
 Kind = Literal["failslab", "fail_page_alloc"]
 
 FOLDER = "/sys/kernel/debug"
+# Since 4.17 before the name of a system call that takes its arguments from x86-64's registers.
+_ENTRY = "__x64_"
 _FORCED = "FAULT_INJECTION: forcing a failure"
 # Seconds for a call trace to get through the serial port, on the reference host.
 _TRACE_SECONDS = 10.0
@@ -48,8 +50,8 @@ class Attempt:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """From the allocator to the system call."""
-        return oops.callers(self.trace)
+        """From the allocator to the system call, which is called ``sys_read``, say, on every kernel."""
+        return tuple(name.removeprefix(_ENTRY) for name in oops.callers(self.trace))
 
 
 class Faults:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from lab import DISK
+from lab import DISK, until
 
 from harness import kmemleak, slab
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
@@ -20,10 +20,12 @@ from harness.faults import Attempt, Faults
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug")]
 
 # That a new directory lacks files is what cgroup_mkdir() accepts, of every subsystem.
-OURS = re.compile(r"(?!blkio_cgroup_populate)(ioband|blkio|weight|range_?bw)_\w+")
+OURS = re.compile(r"(?!blkio_cgroup_populate)(ioband|blkio|blkcg_(owner|devices|settings)|weight|range_?bw)_\w+")
 # Whose memory is counted: what makes a device of a table, down to the claim of the lower one. That of a cgroup is freed
 # some time after it has gone.
-DEVICES = re.compile(r"(ioband|weight|range|dm|bd)_\w+|alloc_disk_node")
+DEVICES = re.compile(r"(ioband|weight|range|dm|bd)_\w+|(__)?alloc_disk_node")
+# What dm core makes up for, newer ones do: a path that cannot be looked up may be a name of the kernel's own.
+BY_PATH = "lookup_bdev"
 # A process makes so many allocations at most until the kernel has done what it asked for.
 MOST = 2000
 # And so many at most before the call, which is looked for below this number.
@@ -76,7 +78,8 @@ def walk(
         if attempt.hit:
             assert attempt.exit_code == 0 or after == before or not inside, attempt
             ours = any(OURS.fullmatch(function) for function in attempt.functions)
-            assert attempt.exit_code != 0 or not ours or made_up_for, f"the driver did without: {attempt}"
+            excused = made_up_for or BY_PATH in attempt.functions
+            assert attempt.exit_code != 0 or not ours or excused, f"the driver did without: {attempt}"
         else:
             assert attempt.exit_code == 0, attempt
             assert after != before, "the command changes something"
@@ -108,10 +111,18 @@ def decoded(guest, attempt):
 
 @pytest.fixture(autouse=True)
 def nothing_kept(guest):
-    """After a test there is as much memory in use as before, by every function that makes a device."""
-    before = slab.users(guest)
+    """After a test there is as much memory in use as before, by every function that makes a device.
+
+    Once some of it that others may still be looking at (RCU) has been freed as well.
+    """
+    before = kept(slab.users(guest))
     yield
-    assert kept(slab.users(guest)) == kept(before)
+    until(
+        guest,
+        lambda: kept(slab.users(guest)),
+        f"memory in use as before, {before}",
+        lambda users: users == before,
+    )
 
 
 def kept(users):
@@ -147,7 +158,8 @@ def read_a_block(guest, device):
 def test_what_is_counted(guest, disk, seen):
     """Else `nothing_kept` would see nothing."""
     counted = kept(slab.users(guest))
-    assert {"ioband_alloc_group", "dm_create", "alloc_disk_node"} <= counted.keys()
+    assert {"ioband_alloc_group", "dm_table_create"} <= counted.keys()
+    assert {"alloc_disk_node", "__alloc_disk_node"} & counted.keys()
     seen(f"memory of a device in use: {counted}")
 
 
