@@ -134,7 +134,8 @@ def command_line(
         argv += ["-device", f"{device},ioeventfd=off" if spec.clock == "virtual" else device]
     for number, (disk, fd) in enumerate(zip(spec.disks, disks, strict=True)):
         argv += ["-add-fd", f"fd={fd},set={number}", "-drive", _drive(disk, number)]
-        argv += ["-device", f"virtio-blk-pci,drive=disk{number},serial={disk.name}"]
+        # One queue however many CPUs: newer QEMUs would make one for each, another disk for the guest's scheduler.
+        argv += ["-device", f"virtio-blk-pci,drive=disk{number},serial={disk.name},num-queues=1"]
     return argv
 
 

@@ -220,10 +220,27 @@ def test_order_within_a_group(guest, make, submitters, seen):
 
 @contextlib.contextmanager
 def conductor_starved(guest):
-    """On two CPUs: the driver's thread may run on the second one only, which somebody more important keeps busy."""
-    everybody = "for p in /proc/[0-9]*; do taskset -p 1 ${p#/proc/}; done > /dev/null 2>&1"
-    guest.run(f"{everybody}; taskset -p 2 $(pidof kioband); echo -1 > /proc/sys/kernel/sched_rt_runtime_us")
-    hog = guest.run("taskset 2 chrt -f 50 sh -c 'while :; do :; done' > /dev/null 2>&1 < /dev/null & echo $!").stdout
+    """On two CPUs: the driver's work is done on one of them only, which somebody more important keeps busy.
+
+    A thread that is the driver's own may run there only. Threads that work for all serve a queue on the CPU that has
+    given it work: the one that the disk interrupts, which newer kernels choose themselves, and tell.
+    """
+
+    def interrupts(device):
+        of = guest.run(f"basename $(readlink -f {device})").stdout.strip()
+        return guest.run(f"awk -F: '/{of}-/ {{ print $1 + 0 }}' /proc/interrupts").stdout.split()
+
+    told = [f"/proc/irq/{i}/effective_affinity_list" for i in interrupts("/sys/block/vda/device")]
+    cpus = guest.run(f"cat {' '.join(told)} 2> /dev/null || echo 1").stdout.split()
+    starved = int(cpus[-1])
+    here, there = 1 << starved, 1 << (1 - starved)
+    everybody = f"for p in /proc/[0-9]*; do taskset -p {there} ${{p#/proc/}}; done > /dev/null 2>&1"
+    driver = f"taskset -p {here} $(pidof kioband) > /dev/null 2>&1"
+    network = "; ".join(f"echo {there} > /proc/irq/{i}/smp_affinity" for i in interrupts("/sys/class/net/eth0/device"))
+    settings = "echo 0 > /sys/block/vda/queue/rq_affinity && echo -1 > /proc/sys/kernel/sched_rt_runtime_us"
+    guest.run(f"{everybody}; {driver}; {network}; {settings}")
+    loop = "sh -c 'while :; do :; done' > /dev/null 2>&1 < /dev/null"
+    hog = guest.run(f"taskset {here} chrt -f 50 {loop} & echo $!").stdout
     try:
         yield
     finally:
