@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from lab import refused
+from lab import refused, until
+from owners import SECTORS, domain
 
 from harness.cgroup import Hierarchy
-from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
+from harness.dm import DEFAULT_GROUP, Ioband, Linear, TableLine, sectors
+from harness.machine import Disk
 
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 DISK = "/dev/vda"
 OFF = pytest.mark.machine(append="cgroup_disable=blkio")
 OFF_WITH_MEMORY = pytest.mark.machine(append="cgroup_disable=memory,blkio")
+
+
+# The kernel knows nothing of the rest of the memory until it is told.
+BOOT_MB = 128
+PLUGGABLE = pytest.mark.machine(
+    memory_mb=3 * BOOT_MB,
+    append=f"mem={BOOT_MB}M",
+    config=(("CONFIG_MEMORY_HOTPLUG", "y"), ("CONFIG_ARCH_MEMORY_PROBE", "y")),
+    disks=(Disk(name="disk", size_mb=256),),
+)
 
 
 def subsystems(guest):
@@ -217,3 +231,73 @@ def test_without_the_memory_controller(guest, fact, seen):
         counted = device.status().groups
         assert (counted[group.id].write_sectors, counted[DEFAULT_GROUP].write_sectors) == (256, 0)
     seen("cgroup_disable=memory: a delayed write still belongs to its cgroup")
+
+
+@contextlib.contextmanager
+def default_hierarchy(guest):
+    """The hierarchy of version 2, with the io controller in its groups; its path. Groups a and b are removed."""
+    path = "/cgroup2"
+    guest.run(f"mkdir -p {path} && mount -t cgroup2 cgroup2 {path} && echo +io > {path}/cgroup.subtree_control")
+    try:
+        yield path
+    finally:
+        if guest.machine.console.death is None:
+            guest.run(f"cd {path} && rmdir a b; echo -io > cgroup.subtree_control && cd / && umount {path}")
+            until(guest, lambda: subsystems(guest)["blkio"], "the groups are gone", lambda s: s == (0, 1, 1))
+
+
+@pytest.mark.needs("cgroup2")
+@pytest.mark.contract("blkio-19")
+def test_the_default_hierarchy(guest, seen):
+    def said(file):
+        return guest.run(["cat", f"{top}/{file}"]).stdout
+
+    line = TableLine(length=sectors(guest, DISK), device=DISK, share="s", type="cgroup", io_limit=128)
+    with default_hierarchy(guest) as top, Ioband(guest, "d").create(line) as device:
+        guest.run(f"cd {top} && mkdir a b && echo d 50 > a/io.settings && echo s weight 30 > io.devices")
+        numbers = [int(said(file)) for file in ("io.id", "a/io.id", "b/io.id")]
+        assert numbers[0] == 1
+        assert len(set(numbers)) == 3
+        assert said("io.devices") == said("a/io.devices")
+        assert said("io.devices") == "s policy=weight io_throttle=4 io_limit=128 token=512 carryover=4\n  d\n"
+        assert [said(f"{group}io.settings") for group in ("", "a/", "b/")] == ["d weight=30\n", "d weight=50\n", ""]
+        with refused("EACCES"):
+            guest.run(f"echo s weight 40 > {top}/a/io.devices")
+        device.message("reset")
+        script = f"echo $$ > {top}/$1/cgroup.procs; exec dd if=/dev/zero of={device.path} bs=4k count=32 seek=$2"
+        for group, place in (("a", "0"), ("b", "64")):
+            guest.run(["sh", "-c", script, "sh", group, place])
+        guest.run(["sync"])
+        counted = device.status().groups
+        assert counted[numbers[1]].write_sectors == counted[DEFAULT_GROUP].write_sectors == 256
+        guest.run(f"rmdir {top}/a")
+        until(guest, lambda: set(device.status().groups), "a is detached", lambda ids: ids == {DEFAULT_GROUP})
+        guest.run(f"mkdir {top}/a")
+    seen("io.id, io.devices, io.settings; what a wrote is a's, what b wrote, not being attached, the default group's")
+
+
+def memory_mb(guest, what):
+    """An entry of /proc/meminfo."""
+    return int(guest.run(["sed", "-n", f"s/^{what}: *\\([0-9]*\\) kB$/\\1/p", "/proc/meminfo"]).stdout) >> 10
+
+
+@PLUGGABLE
+@pytest.mark.flavours("perf")
+@pytest.mark.contract("blkio-17")
+def test_memory_that_is_plugged_in(guest, seen):
+    """More is written than fits into the memory that was there at boot."""
+    folder = "/sys/devices/system/memory"
+    before = memory_mb(guest, "MemTotal")
+    guest.run(f"echo {BOOT_MB << 20:#x} > {folder}/probe && echo online > {folder}/memory1/state")
+    assert memory_mb(guest, "MemTotal") == before + BOOT_MB
+    count = 160 << 8
+    with domain(guest) as owned, Linear(guest, "above").create([(owned.path, 0, sectors(guest, owned.path))]):
+        owned.used_before_by("c", 190)
+        owned.settle()
+        owned.write("a", 0, count)
+        cached = memory_mb(guest, "Buffers")
+        assert cached > BOOT_MB
+        guest.run(["sync"])
+        charged = owned.charged()
+    assert charged.written == {"default": 0, "a": count * SECTORS, "b": 0, "c": 0}
+    seen(f"{before} MB, then {BOOT_MB} more; {cached} MB of dirty pages, all a's: {charged}")

@@ -283,6 +283,29 @@ def test_direct_from_memory_of_another_group(place, seen):
     owned.run(None, "rm /tmp/buffer")
 
 
+@pytest.mark.contract("own-direct")
+def test_direct_io_of_a_suspended_device(raw, submitters, seen):
+    """What comes meanwhile is kept, and submitted by a thread of device-mapper's when the device is resumed."""
+    owned = raw.domain
+    jobs = [
+        f"sh -c 'echo 0 > {owned[group].path}/tasks; exec dd {files} bs=64k count=1 conv=notrunc'"
+        for group, files in (
+            ("a", f"if=/dev/zero of={raw.path} oflag=direct"),
+            ("b", f"if={raw.path} of=/dev/null iflag=direct skip=4"),
+        )
+    ]
+    with submitters(owned.guest) as processes:
+        owned.device.suspend()
+        try:
+            processes.run(jobs)
+            groups = owned.device.status().groups.values()
+            assert not any(g.read_sectors or g.write_sectors for g in groups), "it was not suspended"
+        finally:
+            owned.device.resume()
+        processes.wait()
+    raw.expect(seen, written={"a": 16 * SECTORS}, read={"b": 16 * SECTORS})
+
+
 @pytest.mark.contract("own-aio", "chk-19")
 def test_aio(place, seen):
     job = f"fio --name=j --filename={place.path} --ioengine=libaio --direct=1 --iodepth=16 --bs=4k --thread"
@@ -291,6 +314,19 @@ def test_aio(place, seen):
     charged = place.expect(seen, written={"a": ALL})
     assert charged.writes["a"] == PAGES
     place.domain.run("b", f"{job} --rw=randread {size}")
+    place.expect(seen, read={"b": ALL}, written={"a": ALL})
+
+
+@pytest.mark.needs("io_uring")
+@pytest.mark.contract("own-aio")
+@pytest.mark.parametrize("issue", ["at once", "by a thread"])
+def test_io_uring(place, seen, issue):
+    """By a thread of the kernel's, which belongs to the process, if the process wants it so."""
+    job = f"fio --name=j --filename={place.path} --ioengine=io_uring --direct=1 --iodepth=16 --bs=4k --thread"
+    options = f"--size={PAGES * PAGE} --allow_file_create=0 --force_async={int(issue == 'by a thread')}"
+    place.domain.run("a", f"{job} --rw=randwrite {options}")
+    place.expect(seen, written={"a": ALL})
+    place.domain.run("b", f"{job} --rw=randread {options}")
     place.expect(seen, read={"b": ALL}, written={"a": ALL})
 
 

@@ -186,3 +186,14 @@ def test_flushes(guest, seen):
     assert flushes > 0, "dm sent no flush"
     assert charged.writes == {**without.writes, "default": without.writes["default"] + flushes}
     seen(f"{flushes} flushes, all default; a has the {16 * PAGE >> 10} KiB that it wrote, default the rest")
+
+
+@pytest.mark.contract("own-empty-bio")
+def test_a_flush_that_a_group_asks_for(guest, fact, seen):
+    """fsync of a disk to which nothing was written."""
+    with domain(guest, disk=FLUSHING_DISK) as owned:
+        owned.run("a", f"fsync {owned.path}")
+        charged = owned.charged()
+    assert charged.writes == {"default": fact("flushes_of_an_fsync"), "a": 0, "b": 0, "c": 0}
+    assert not any(charged.written.values())
+    seen(f"fsync by a: default {charged.writes['default']} flushes, a none")

@@ -9,7 +9,7 @@ import contextlib
 
 import pytest
 from lab import until
-from owners import DISK, SECTORS, Charged, Domain, Pages, domain
+from owners import DISK, PAGE, SECTORS, Charged, Domain, Pages, domain
 from places import place_of
 
 from harness.cgroup import Hierarchy
@@ -165,6 +165,56 @@ def test_a_page_written_while_it_is_swapped_out(guest, low, stack, seen):
     assert process.tell(f"read 0 {COUNT}") == 4 * COUNT
 
 
+def frames(process):
+    """The page frame of each page of anonymous memory that a process has filled."""
+    maps = process.guest.run(["cat", f"/proc/{process.pid}/maps"]).stdout.splitlines()
+    sizes = {}
+    for line in maps:
+        first, last = (int(word, 16) for word in line.split()[0].split("-"))
+        sizes[last - first] = first
+    first = sizes[COUNT * PAGE] // PAGE
+    script = f"dd if=/proc/{process.pid}/pagemap bs=8 skip={first} count={COUNT} | od -An -v -t x8"
+    present, frame = 1 << 63, (1 << 55) - 1
+    words = [int(word, 16) for word in process.guest.run(script).stdout.split()]
+    assert len(words) == COUNT and all(word & present for word in words)
+    return [word & frame for word in words]
+
+
+@pytest.mark.needs("compaction")
+@pytest.mark.contract("own-migrate")
+def test_pages_that_are_moved(swap, stack, seen):
+    """To where c's were before."""
+    processes = [filled(stack, swap, "a") for _ in range(6)]
+    before = [frame for process in processes for frame in frames(process)]
+    swap.guest.run("echo 1 > /proc/sys/vm/compact_memory")
+    after = [frame for process in processes for frame in frames(process)]
+    moved = sum(a != b for a, b in zip(before, after, strict=True))
+    assert moved > COUNT
+    swap.restart()
+    swap.squeeze("a", by="b")
+    swap.expect(seen, f"a's memory, {moved} pages of which were moved, swapped out by b", out="a")
+    for process in processes:
+        assert process.tell(f"read 0 {COUNT}") == 9 * COUNT
+
+
+@pytest.mark.needs("hugepages")
+@pytest.mark.contract("own-huge")
+def test_huge_pages(swap, stack, seen):
+    """Swapped out, they are split."""
+    count, each = 8 * COUNT, 512
+    process = stack.enter_context(Pages(swap.domain, "a"))
+    process.tell(f"huge {count}")
+    process.tell(f"write 0 {count} 9")
+    huge = swap.since("thp_fault_alloc")
+    assert huge > count // each // 2
+    swap.restart()
+    swap.squeeze("a", by="b")
+    split = swap.since("thp_split_page")
+    assert split > huge // 2
+    swap.expect(seen, f"{huge} huge pages of a, {split} split, swapped out by b", out="a")
+    assert process.tell(f"read 0 {count}") == 9 * count
+
+
 @pytest.mark.contract("own-cow")
 def test_copy_on_write(swap, stack, seen):
     parent = filled(stack, swap, "a")
@@ -249,6 +299,18 @@ def test_tmpfs(swap, stack, seen):
     swap.restart()
     swap.domain.run("b", f"cat {file} > /dev/null")
     swap.expect(seen, "read by b", into="b")
+    wanted_back = swap.since("pswpin")
+    swap.restart()
+    swap.squeeze("b", by="c")
+    swap.squeeze("a", by="c")
+    charged, swapped = swap.charged()
+    pages = {name: count // SECTORS for name, count in charged.written.items() if count}
+    assert sum(pages.values()) == swapped["pswpout"]
+    # What had not been swapped out nobody had to read.
+    still = pages.pop("a", 0)
+    assert still <= COUNT - wanted_back
+    assert pages.keys() == {"b"} and pages["b"] > COUNT // 2, pages
+    seen(f"swapped out again by c: {pages['b']} pages of {wanted_back} that b had read, {still} that had stayed")
 
 
 def short_of_memory(owned, group, enough):

@@ -7,6 +7,7 @@
  * in the FIFO FOLDER/out: "ok", "ok NUMBER" or "error TEXT".
  *
  *	anon COUNT		map COUNT pages of anonymous memory
+ *	huge COUNT		the same, of huge pages of 2 MB where they fit
  *	shared PATH COUNT	map the first COUNT pages of a file, shared
  *	private PATH COUNT	the same, private
  *	unmap			give the mapping back
@@ -39,6 +40,7 @@
 #include <unistd.h>
 
 #define PAGE	4096L
+#define HUGE	(512 * PAGE)
 #define LINE	512
 
 struct worker {
@@ -91,6 +93,19 @@ static int map_file(struct worker *w, const char *path, int flags)
 	w->map = mmap(NULL, w->count * PAGE, PROT_READ | PROT_WRITE, flags, fd, 0);
 	close(fd);
 	return w->map == MAP_FAILED ? -1 : 0;
+}
+
+/* From a multiple of HUGE on. */
+static int map_huge(struct worker *w)
+{
+	size_t length = w->count * PAGE;
+	char *map = mmap(NULL, length + HUGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (map == MAP_FAILED)
+		return -1;
+	w->map = map + (HUGE - (unsigned long)map % HUGE) % HUGE;
+	return madvise(w->map, length, MADV_HUGEPAGE);
 }
 
 static long sum(const volatile char *from, long count)
@@ -177,6 +192,8 @@ static long obey(struct worker *w, char *line)
 			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		return w->map == MAP_FAILED ? -1 : 0;
 	}
+	if (!strcmp(verb, "huge") && sscanf(text, "%ld", &w->count) == 1)
+		return map_huge(w);
 	if (!strcmp(verb, "shared") && sscanf(line, "%*s %*s %ld", &w->count) == 1)
 		return map_file(w, text, MAP_SHARED);
 	if (!strcmp(verb, "private") && sscanf(line, "%*s %*s %ld", &w->count) == 1)
