@@ -1,7 +1,7 @@
 """The kernel's leak detector: what it found, when it was allocated, and by whom.
 
 A scan follows pointers through the kernel's memory; what nothing points to, and is older than five seconds, was
-leaked. One scan takes seconds under emulation.
+leaked. Since 2.6.33 it must also have been the same in the scan before. One scan takes seconds under emulation.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from harness.guest import Guest
 FILE = "/sys/kernel/debug/kmemleak"
 MIN_AGE = 5.0
 """Seconds; a younger object is not reported (MSECS_MIN_AGE in mm/kmemleak.c): a register may hold its address."""
+_NOT_BEFORE_THE_SECOND = (2, 6, 33)
+"""The first release that reports an object only if its checksum is that of the scan before."""
 # On the reference host a scan takes 2 to 5 s.
 _SCAN_SECONDS = 60.0
 
 _HEAD = re.compile(r"unreferenced object 0x(?P<address>[0-9a-f]+) \(size (?P<size>\d+)\):")
 _WHO = re.compile(r'\s+comm "(?P<comm>.*)", pid (?P<pid>\d+), jiffies (?P<jiffies>\d+)(?: .*)?')
+_DUMP = re.compile(r"  hex dump \(first \d+ bytes\):|    (?:[0-9a-f]{2} )+ .+")
+_TRACE = "  backtrace:"
 _FRAME = re.compile(r"\s+\[<[0-9a-fx]+>\] (?P<symbol>[^\s+]+)(?:\+\S+)?(?: \[\w+\])?")
 
 
@@ -55,8 +59,11 @@ def parse(text: str) -> list[Leak]:
 def _leak(lines: list[str]) -> Leak:
     head = _HEAD.fullmatch(lines[0])
     who = _WHO.fullmatch(lines[1]) if len(lines) > 1 else None
-    frames = [_FRAME.fullmatch(line) for line in lines[3:]]
-    if head is None or who is None or lines[2:3] != ["  backtrace:"] or None in frames:
+    # Newer kernels show the object's first bytes before.
+    trace = lines.index(_TRACE) if _TRACE in lines else len(lines)
+    shown = all(_DUMP.fullmatch(line) for line in lines[2:trace])
+    frames = [_FRAME.fullmatch(line) for line in lines[trace + 1 :]]
+    if head is None or who is None or not shown or trace == len(lines) or None in frames:
         raise MeasurementError("an object of kmemleak's report is not understood:\n" + "\n".join(lines))
     return Leak(
         address=int(head["address"], 16),
@@ -70,16 +77,22 @@ def _leak(lines: list[str]) -> Leak:
 
 
 def scan(guest: Guest) -> list[Leak]:
-    """Scan the guest's memory, and a second time if anything was found: what both scans found.
+    """Scan the guest's memory, and once more if anything was found: what was found both times.
 
-    The second one clears objects that were on their way from one place to another during the first.
+    The last one clears objects that were on their way from one place to another during the one before.
     Raises CommandError: EBUSY if kmemleak has switched itself off (the kernel's log says why).
     """
+    if _release(guest) >= _NOT_BEFORE_THE_SECOND:
+        _scan(guest)
     first = _scan(guest)
     if not first:
         return []
     again = {(leak.address, leak.jiffies) for leak in _scan(guest)}
     return [leak for leak in first if (leak.address, leak.jiffies) in again]
+
+
+def _release(guest: Guest) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", guest.run(["uname", "-r"]).stdout)[:3])
 
 
 def _scan(guest: Guest) -> list[Leak]:

@@ -1,4 +1,4 @@
-"""Reading kmemleak's report, as a 2.6.31 guest printed it."""
+"""Reading kmemleak's report, as guests printed it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from harness import kmemleak
 from harness.errors import MeasurementError
 
-RECORDED = (Path(__file__).parent / "data" / "checkup" / "kmemleak.txt").read_text()
+DATA = Path(__file__).parent / "data" / "checkup"
+RECORDED = (DATA / "kmemleak.txt").read_text()
+WITH_BYTES = (DATA / "kmemleak-6.1.txt").read_text()
 
 
 def test_a_recorded_object() -> None:
@@ -19,6 +21,13 @@ def test_a_recorded_object() -> None:
     assert leak.jiffies == 4294682219
     assert leak.trace[3:5] == ("ioband_alloc_group", "ioband_attach")
     assert leak.text == RECORDED
+
+
+def test_a_recorded_object_with_its_first_bytes() -> None:
+    (leak,) = kmemleak.parse(WITH_BYTES)
+    assert (leak.address, leak.pid, leak.trace[-1]) == (0xFFFF888005524E00, 60, "ioband_attach")
+    assert leak.text == WITH_BYTES
+    assert [x.size for x in kmemleak.parse(WITH_BYTES + RECORDED)] == [512, 512]
 
 
 def test_several_objects_and_none() -> None:
@@ -40,6 +49,8 @@ def test_a_frame_in_a_module() -> None:
         RECORDED.replace("jiffies", "ticks"),
         RECORDED.replace("backtrace", "from"),
         RECORDED + "?\n",
+        WITH_BYTES.replace("hex dump", "dump"),
+        WITH_BYTES.partition("  backtrace")[0],
     ],
 )
 def test_what_is_not_understood(text: str) -> None:
@@ -47,10 +58,20 @@ def test_what_is_not_understood(text: str) -> None:
         kmemleak.parse(text)
 
 
-def test_only_what_both_scans_find_is_a_leak() -> None:
-    moving = RECORDED.replace("0xffff88000d068000", "0xffff88000d069000")
+def guest_of(release: str, *reports: str) -> Mock:
+    """A guest whose scans find these."""
     guest = Mock()
-    guest.run.side_effect = [Mock(stdout=RECORDED + moving), Mock(stdout=RECORDED)]
+    guest.run.side_effect = [Mock(stdout=f"{release}\n"), *(Mock(stdout=text) for text in reports)]
+    return guest
+
+
+@pytest.mark.parametrize(
+    ("release", "before"), [("2.6.31.3", []), ("2.6.32", []), ("2.6.33-rc1", [""]), ("6.1.0", [""])]
+)
+def test_only_what_both_scans_find_is_a_leak(release: str, before: list[str]) -> None:
+    moving = RECORDED.replace("0xffff88000d068000", "0xffff88000d069000")
+    guest = guest_of(release, *before, RECORDED + moving, RECORDED)
     assert [leak.address for leak in kmemleak.scan(guest)] == [0xFFFF88000D068000]
-    guest.run.side_effect = [Mock(stdout="")]
+    guest = guest_of(release, *before, "")
     assert kmemleak.scan(guest) == []
+    assert guest.run.call_count == 2 + len(before)
