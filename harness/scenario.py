@@ -208,15 +208,16 @@ class Scenario(_Strict):
     """One scenario file. ``tolerance`` is half the width, as a share (0.03 = 3 points), of what counts as on target.
 
     core: it belongs to the selection that `make boot-test` judges. compared: to the one in which `harness compare` puts
-    the series beside the kernel's own controllers. needs: what not every kernel has (`lacks` in
-    kernel.toml). contract: the rows of the conformance contract
-    that its verdict answers. metric: what shares are shares of. own_partition: each group has an ioband device of its
-    own, on a partition of its own. saturates: whether the groups together must fill the disk, without which shares say
-    nothing. expected_failure: why the targets are *not* reached, as documented; a judged phase that reaches its target
-    is then a failure, unless it says that it ``reaches``. Missing a target is easy, for a driver that does nothing as
-    well: a phase that reaches, or a figure with bounds, must tell the documented limit from that; or, where nothing can
-    in this set-up, the scenario named as ``beside``, in which the same load reaches its target.
-    published: where published shares are from, and how that set-up differed.
+    the series beside the kernel's own controllers. needs: what not every kernel has (`lacks` in kernel.toml). contract:
+    the rows of the conformance contract that its verdict answers. hierarchy: the version of control groups in which the
+    series gets its groups; in version 2 memory is controlled as well, as the kernel writes delayed pages by cgroup only
+    then. metric: what shares are shares of. own_partition: each group has an ioband device of its own, on a partition
+    of its own. saturates: whether the groups together must fill the disk, without which shares say nothing.
+    expected_failure: why the targets are *not* reached, as documented; a judged phase that reaches its target is then a
+    failure, unless it says that it ``reaches``. Missing a target is easy, for a driver that does nothing as well: a
+    phase that reaches, or a figure with bounds, must tell the documented limit from that; or, where nothing can in this
+    set-up, the scenario named as ``beside``, in which the same load reaches its target. published: where published
+    shares are from, and how that set-up differed.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -230,6 +231,7 @@ class Scenario(_Strict):
     published: str | None = None
     clock: Clock = "virtual"
     by: By = "cgroup"
+    hierarchy: Literal[1, 2] = 1
     own_partition: bool = False
     memory_mb: Annotated[int, Field(ge=192, le=1024)] = 256
     scheduler: Literal["noop", "deadline", "cfq"] = "noop"
@@ -323,6 +325,8 @@ def _mistakes(s: Scenario) -> Iterator[str]:
 
 
 def _mistakes_of_groups(s: Scenario) -> Iterator[str]:
+    if s.hierarchy == 2 and (s.by != "cgroup" or "cgroup2" not in s.needs):
+        yield 'hierarchy = 2 goes with by = "cgroup" and needs = ["cgroup2"]'
     names = [g.name for g in s.group]
     if len(set(names)) != len(names):
         yield f"group names must differ: {', '.join(names)}"

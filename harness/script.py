@@ -90,7 +90,8 @@ class _PhaseView:
 
 @dataclass(frozen=True)
 class GuestDisk:
-    """The machine's disk under one scenario. device: e.g. ``/dev/sda``. scheduler: by the kernel's name.
+    """The machine's disk under one scenario. device: e.g. ``/dev/sda``. scheduler: by the kernel's name. settings: of
+    the scheduler, by the file below ``iosched``.
 
     loop: it cannot be told to do one I/O at a time, so that a loop device in front has to.
     """
@@ -98,6 +99,7 @@ class GuestDisk:
     device: str
     scheduler: str = "noop"
     loop: bool = False
+    settings: tuple[tuple[str, int], ...] = ()
 
     @property
     def path(self) -> str:
@@ -117,10 +119,9 @@ def guest_disk(scenario: Scenario, kernel: KernelSpec) -> GuestDisk:
         device = kernel.virtual_disk.device
         loop = scenario.disk.one_at_a_time and "depth" not in kernel.virtual_disk.parameters
     names = kernel.schedulers
-    scheduler: str = getattr(names, scenario.scheduler)
     if scenario.scheduler == "noop" and scenario.disk.nr_requests and names.queueing:
-        scheduler = names.queueing
-    return GuestDisk(device, scheduler, loop)
+        return GuestDisk(device, names.queueing, loop, tuple(names.queueing_settings.items()))
+    return GuestDisk(device, getattr(names, scenario.scheduler), loop)
 
 
 def virtual_disk(scenario: Scenario, kernel: KernelSpec) -> dict[str, int]:
@@ -218,7 +219,8 @@ def compile_scenario(
     settings: Settings | None = None
     if isinstance(under, Controller):
         settings = rival.settings(scenario, under)
-        disk = replace(disk, scheduler=under.scheduler or disk.scheduler)
+        if under.scheduler:
+            disk = replace(disk, scheduler=under.scheduler, settings=())
     one_share = control is not None and control.kind == "one-share"
     changed = control.applied(scenario) if control else scenario
     variation = vary(scenario, seed)
@@ -314,7 +316,8 @@ def _set_weight(scenario: Scenario, group: _GroupView, weight: int, under: Under
         return []
     match scenario.by:
         case "cgroup":
-            return [f'echo "{group.device} {weight}" > /cgroup/{group.name}/blkio.settings']
+            file = "io.settings" if scenario.hierarchy == 2 else "blkio.settings"
+            return [f'echo "{group.device} {weight}" > /cgroup/{group.name}/{file}']
         case "uid":
             return [f"dmsetup message {group.device} 0 weight {group.uid}:{weight}"]
         case "partition":

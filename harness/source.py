@@ -83,13 +83,15 @@ class Schedulers(_Strict):
     """The I/O schedulers that scenarios ask for, as this kernel calls them, or what comes closest to them.
 
     queueing: instead of noop where a scenario asks for more requests than the disk serves at a time, if noop itself
-    has no more.
+    has no more. queueing_settings: files below the queue's ``iosched`` in sysfs, and what makes a noop of it: that it
+    serves what comes first first.
     """
 
     noop: str = "noop"
     deadline: str = "deadline"
     cfq: str = "cfq"
     queueing: str | None = None
+    queueing_settings: dict[Annotated[str, Field(pattern=r"^[a-z_]+$")], int] = {}
 
 
 class Fact(_Strict):
