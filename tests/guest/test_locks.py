@@ -33,8 +33,9 @@ CHANGES = {
     "a range": 'echo "d 1:2" > {group}/blkio.settings',
     "detaching": "echo d > {group}/blkio.settings",
     "attaching again": 'echo "d 1:2" > {group}/blkio.settings',
-    # Newer kernels detach when nobody waits any more, before the group is no longer counted.
-    "rmdir": "rmdir {group} && while grep -q '^blkio.[0-9]*.2' /proc/cgroups; do sleep 0.1; done",
+    # Newer kernels detach some time after, when nobody waits any more.
+    "rmdir": "rmdir {group}; n=0; until grep -q 'lock_release: .*ioband_lock' trace || [ $n = 100 ]; do n=$((n+1)); "
+    "sleep 0.1; done",
 }
 
 

@@ -17,7 +17,7 @@ from harness.cgroup import Hierarchy
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 COUNT = 1024
-SMALL = "512K"
+SMALL = "1M"
 ROOMY = "100M"
 # So many pages reclaim takes at a time.
 BATCH = 32
@@ -56,9 +56,14 @@ class Swap:
         return f"{self._limits[group]}/memory.limit_in_bytes"
 
     def squeeze(self, group: str, by: str | None) -> None:
-        """Have a group's memory swapped out, all but little of it, by a task of another group."""
+        """Have a group's memory swapped out, all but little of it, by a task of another group.
+
+        Newer kernels give up with EBUSY while all that is left is on its way to the disk.
+        """
         file = self.limit(group)
-        self.domain.run(by, f"echo {SMALL} > {file}")
+        smaller = f"said=$(echo {SMALL} 2>&1 > {file})"
+        busy = 'case $said in *busy*) sleep 0.05;; *) echo "$said" >&2; exit 1;; esac'
+        self.domain.run(by, f"until {smaller}; do {busy}; done")
         self.guest.run(["sh", "-c", 'echo "$0" > "$1"', ROOMY, file])
 
     def charged(self) -> tuple[Charged, dict[str, int]]:
@@ -107,11 +112,11 @@ def swap(guest):
         yield made
 
 
-def filled(stack, swap, group, verb="anon"):
+def filled(stack, swap, group, verb="anon", count=COUNT):
     """A process of a group with that many pages of its own."""
     process = stack.enter_context(Pages(swap.domain, group))
-    process.tell(f"{verb} {COUNT}")
-    process.tell(f"write 0 {COUNT} 9")
+    process.tell(f"{verb} {count}")
+    process.tell(f"write 0 {count} 9")
     return process
 
 
@@ -183,12 +188,15 @@ def frames(process):
 @pytest.mark.needs("compaction")
 @pytest.mark.contract("own-migrate")
 def test_pages_that_are_moved(swap, stack, seen):
-    """To where c's were before."""
-    processes = [filled(stack, swap, "a") for _ in range(6)]
-    before = [frame for process in processes for frame in frames(process)]
+    """To where c's were before: a's are between those of two processes of c, which end."""
+    with contextlib.ExitStack() as before:
+        filled(before, swap, "c", count=18 * COUNT)
+        processes = [filled(stack, swap, "a") for _ in range(6)]
+        filled(before, swap, "c", count=10 * COUNT)
+    old = [frame for process in processes for frame in frames(process)]
     swap.guest.run("echo 1 > /proc/sys/vm/compact_memory")
-    after = [frame for process in processes for frame in frames(process)]
-    moved = sum(a != b for a, b in zip(before, after, strict=True))
+    new = [frame for process in processes for frame in frames(process)]
+    moved = sum(a != b for a, b in zip(old, new, strict=True))
     assert moved > COUNT
     swap.restart()
     swap.squeeze("a", by="b")
@@ -200,11 +208,12 @@ def test_pages_that_are_moved(swap, stack, seen):
 @pytest.mark.needs("hugepages")
 @pytest.mark.contract("own-huge")
 def test_huge_pages(swap, stack, seen):
-    """Swapped out, they are split."""
+    """Swapped out, they are split. With so little memory the kernel makes none unless it is told to."""
     count, each = 8 * COUNT, 512
-    process = stack.enter_context(Pages(swap.domain, "a"))
-    process.tell(f"huge {count}")
-    process.tell(f"write 0 {count} 9")
+    folder = "/sys/kernel/mm/transparent_hugepage"
+    swap.guest.run(f"for f in enabled defrag; do echo madvise > {folder}/$f; done")
+    stack.callback(swap.guest.run, f"for f in enabled defrag; do echo never > {folder}/$f; done")
+    process = filled(stack, swap, "a", "huge", count)
     huge = swap.since("thp_fault_alloc")
     assert huge > count // each // 2
     swap.restart()
