@@ -85,9 +85,9 @@ def test_disks_in_order_with_their_throttles():
     assert drives[2].endswith("file=/dev/fdset/2")
     assert all("cache=unsafe" in d for d in drives)
     assert [d for d in value(argv, "-device") if "blk" in d] == [
-        "virtio-blk-pci,drive=disk0,serial=first",
-        "virtio-blk-pci,drive=disk1,serial=second",
-        "virtio-blk-pci,drive=disk2,serial=third",
+        "virtio-blk-pci,drive=disk0,serial=first,num-queues=1",
+        "virtio-blk-pci,drive=disk1,serial=second,num-queues=1",
+        "virtio-blk-pci,drive=disk2,serial=third,num-queues=1",
     ]
 
 

@@ -50,6 +50,8 @@ def test_targets_follow_the_weights(tmp_path):
         (GOOD.replace('kind = "compat"', 'kind = "compat"\n[[control]]\nkind = "compat"'), "same"),
         (f'name = "../x"{GOOD}', "name"),
         (f'by = "planet"{GOOD}', "by"),
+        (f"hierarchy = 2{GOOD}", "cgroup2"),
+        (f'hierarchy = 2\nby = "uid"\nneeds = ["cgroup2"]{GOOD}', "cgroup2"),
         (f'[load]\nbs = "4k/8k"{GOOD.replace("title", "# title")}', "bs"),
         (f"{GOOD}[timing]\nstep = 3.0\n", "window"),
         (f"{GOOD}[load]\ndepth = 24\n", "depth"),
@@ -215,7 +217,9 @@ def test_one_io_at_a_time_with_a_disk_that_can_be_told(tmp_path):
 
 
 def test_schedulers_by_the_kernels_names():
-    names = Schedulers(noop="none", deadline="mq-deadline", queueing="mq-deadline")
+    names = Schedulers(
+        noop="none", deadline="mq-deadline", queueing="mq-deadline", queueing_settings={"fifo_batch": 1}
+    )
     kernel = OLD.model_copy(update={"schedulers": names})
     plain = named("cgroup-80-20")
     assert disk_of(plain).scheduler == "noop"
@@ -223,6 +227,23 @@ def test_schedulers_by_the_kernels_names():
     assert disk_of(plain.model_copy(update={"scheduler": "deadline"}), kernel).scheduler == "mq-deadline"
     assert disk_of(named("buffered-80-20"), kernel).scheduler == "mq-deadline"
     assert disk_of(named("buffered-80-20")).scheduler == "noop"
+    chosen = named("buffered-80-20")
+    text = script.compile_scenario(chosen, None, 1, disk_of(chosen, kernel))[script.SCRIPT].decode()
+    assert (
+        "echo mq-deadline > /sys/block/sda/queue/scheduler\necho 1 > /sys/block/sda/queue/iosched/fifo_batch\n"
+        in text
+    )
+    assert disk_of(plain.model_copy(update={"scheduler": "deadline"}), kernel).settings == ()
+
+
+def test_groups_of_either_hierarchy():
+    chosen = named("buffered-80-20-v2")
+    text = script.compile_scenario(chosen, None, 1, disk_of(chosen))[script.SCRIPT].decode()
+    assert "mount -t cgroup2 none /cgroup" in text and "/cgroup/a/io.settings" in text
+    assert "/cgroup/a/cgroup.procs" in text and "blkio" not in text.replace("$R/blkio.devices", "")
+    text = script.compile_scenario(named("buffered-80-20"), None, 1, disk_of(chosen))[script.SCRIPT].decode()
+    assert "mount -t cgroup -o blkio none /cgroup" in text and "/cgroup/a/blkio.settings" in text
+    assert "/cgroup/a/tasks" in text and "/io." not in text
 
 
 def test_partitions_of_a_disk_whose_name_ends_in_a_number():
