@@ -217,11 +217,11 @@ def test_commit_records_go_between_two_flushes(guest, seen):
 def users_parked(groups: dict[int, GroupCounters]) -> int:
     """How many of the user's writes were parked, at least; one was.
 
-    By count: dm core hands bios that come while it deals with a barrier, or is suspended, to a thread of its own, whose
-    user is another.
+    Those of his own group; or by count, as dm core hands bios that come while it deals with a barrier, or is suspended,
+    to a thread of its own, whose user is another.
     """
     writes, parked = (sum(getattr(g, what) for g in groups.values()) for what in ("writes", "writes_deferred"))
-    user_parked = parked - (writes - CROWD)
+    user_parked = max(groups[USER].writes_deferred, parked - (writes - CROWD))
     assert user_parked > 0, f"{parked} of {writes} writes parked, {CROWD} of all are the user's"
     return user_parked
 
