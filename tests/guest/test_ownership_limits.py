@@ -106,19 +106,6 @@ def test_threads(place, seen):
         place.expect(seen, written={"b": 48 * SECTORS})
 
 
-@contextlib.contextmanager
-def loop(place):
-    """A loop device over the place's file; its path."""
-    guest = place.domain.guest
-    device = "/dev/loop0"
-    guest.run(["losetup", device, place.path])
-    try:
-        yield device
-    finally:
-        if guest.machine.console.death is None:
-            guest.run(["losetup", "-d", device])
-
-
 @pytest.mark.contract("own-stacked")
 def test_loop(ext2, fact, seen):
     """Its thread writes to and reads from the file's pages, which were somebody else's before."""

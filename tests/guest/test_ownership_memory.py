@@ -17,7 +17,7 @@ from harness.cgroup import Hierarchy
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 COUNT = 1024
-SMALL = "1M"
+SMALL = "512K"
 ROOMY = "100M"
 # So many pages reclaim takes at a time.
 BATCH = 32
