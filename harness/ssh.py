@@ -11,15 +11,19 @@ import base64
 import io
 import logging
 import socket
+import sys
+import termios
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import fabric
 import invoke.exceptions
 import paramiko
+from invoke.terminals import stdin_is_foregrounded_tty
 
 from harness.errors import GuestLost, InfrastructureError
 from harness.keys import RunKeys
@@ -186,7 +190,7 @@ class Link:
 
     def shell(self) -> int:
         """A login shell on this terminal until it ends; its exit code, or -1. Raises GuestError."""
-        with self.ended("the shell"):
+        with self.ended("the shell"), _key_by_key(sys.stdin):
             try:
                 code = int(self._connection.shell().exited)
             except invoke.exceptions.UnexpectedExit as e:  # what fabric makes of any code but 0
@@ -194,6 +198,22 @@ class Link:
             if code == -1:
                 self._session(LOGIN_SECONDS * self._machine.slowdown).close()
         return code
+
+
+@contextmanager
+def _key_by_key(terminal: TextIO) -> Iterator[None]:
+    """Keys arrive as they are typed, those typed so far too: fabric, which does this some time after the prompt is
+    there unless it is done already, throws away what has come before.
+    """
+    if not terminal.isatty() or not stdin_is_foregrounded_tty(terminal):
+        yield
+        return
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal, termios.TCSADRAIN)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 @contextmanager
