@@ -2,7 +2,8 @@
 
 First the good series runs the tests that are to kill: a test that fails there proves nothing. Then each mutant runs
 its own, the cheapest first, until one fails. Verdicts are kept in the cache; what changed neither in the mutant, nor
-in the series, nor in the tests, nor in what judges them in the harness, is not run again.
+in the series, nor in the tests, nor in what a kernel's manifest tells them, nor in what judges them in the harness, is
+not run again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from harness.record import Recorder, Run
 from harness.report import terminal
 from harness.report.summary import telling
 from harness.series import Series
+from harness.source import KernelSpec
 from harness.store import Store, digest
 from harness.testbed import FLAVOUR, Testbed
 from harness.variant import ObjectTree
@@ -129,7 +131,7 @@ class _Hunt:
     def _baseline(self, flavour: str, tests: Sequence[str]) -> set[str]:
         """Node ids of the tests that the good series passes, of those that are to kill."""
         build = self._bed.flavour(flavour, self._shown)
-        digests = {file: tests_digest([file]) for file in {_file(test) for test in tests}}
+        digests = {file: tests_digest([file], self._bed.spec) for file in {_file(test) for test in tests}}
         keys = {
             test: digest(RECIPE, build.key, self._bed.image.key, flavour, digests[_file(test)], test)
             for test in tests
@@ -201,7 +203,7 @@ class _Hunt:
 
     def _key(self, m: Mutant, tests: Sequence[str]) -> str:
         build = replace(self._spec(m.flavour), series=m.series).key
-        files = tests_digest(sorted({_file(test) for test in tests}))
+        files = tests_digest(sorted({_file(test) for test in tests}), self._bed.spec)
         return digest(RECIPE, build, self._bed.image.key, files, m.symptom or "", *tests)
 
     def _known(self, m: Mutant, tests: Sequence[str]) -> MutantRecord | None:
@@ -268,10 +270,10 @@ def judge(m: Mutant, run: Run, entry: MutantRecord) -> None:
     entry.how = telling(said, m.symptom) if symptom and m.symptom else telling(said)
 
 
-def tests_digest(files: Sequence[str]) -> str:
+def tests_digest(files: Sequence[str], kernel: KernelSpec) -> str:
     """sha256 over test files (paths below the project), the fixtures that all have, and what these import from the
-    folder of the guest tests; over the harness (`suite.judges`); over the scenarios, too, where tests are about
-    scenarios.
+    folder of the guest tests; over what they are told of the kernel; over the harness (`suite.judges`); over the
+    scenarios, too, where tests are about scenarios.
     """
     folder = project.ROOT / "tests" / "guest"
     own = [project.ROOT / file for file in files]
@@ -282,9 +284,12 @@ def tests_digest(files: Sequence[str]) -> str:
         if path not in found and path.is_file():
             found[path] = path.read_bytes()
             left += [folder / f"{name}.py" for name in _imported(found[path])]
+    told = kernel.told([text.decode() for text in found.values()])
     if any(b"scenario" in found.get(path, b"") for path in own):
         found |= {path: path.read_bytes() for path in project.scenarios_dir().glob("*.toml")}
-    return digest(suite.judges(), *(part for path in sorted(found) for part in (path.name, found[path])))
+    return digest(
+        suite.judges(), told, *(part for path in sorted(found) for part in (path.name, found[path]))
+    )
 
 
 def _imported(source: bytes) -> list[str]:

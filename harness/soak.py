@@ -82,8 +82,16 @@ class Streak:
             for flavour in bed.spec.flavours
         ]
         folder = project.ROOT / "tests" / "guest"
-        files = [*folder.rglob("*.py"), *folder.rglob("*.toml"), *project.scenarios_dir().glob("*.toml")]
-        self._digest = digest(*(spec.key for spec in specs), bed.image.key, suite.judges(), *sorted(files), *words)
+        tests = sorted(folder.rglob("*.py"))
+        data = [*folder.rglob("*.toml"), *project.scenarios_dir().glob("*.toml")]
+        self._digest = digest(
+            *(spec.key for spec in specs),
+            bed.image.key,
+            bed.spec.told([path.read_text() for path in tests]),
+            suite.judges(),
+            *sorted([*tests, *data]),
+            *words,
+        )
         self.length = 0
         while store.find(KIND, self._key(self.length + 1)) is not None:
             self.length += 1

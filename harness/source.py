@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -180,6 +180,20 @@ class KernelSpec(_Strict):
                 "flavours": {name: tuple(map(there, paths)) for name, paths in self.flavours.items()},
                 "series_fragments": tuple(map(there, self.series_fragments)),
                 "compat": there(self.compat),
+            }
+        )
+
+    def told(self, texts: Iterable[str]) -> str:
+        """All that a test is told of this kernel, and a machine of it, beside its build, as JSON: of the facts, those
+        whose names are in one of the texts (the tests' own). What a test found holds for as long as it stays the same.
+        """
+        named = {name for text in texts for name in self.facts if name in text}
+        return self.model_copy(
+            update={"facts": {name: fact for name, fact in self.facts.items() if name in named}}
+        ).model_dump_json(
+            include={
+                *("append", "smp_append", "slowdown", "schedulers", "virtual_disk"),
+                *("lacks", "facts", "controllers"),
             }
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import fakekernel
 import pytest
 import run_builder
 
@@ -106,10 +107,15 @@ def test_changed_tests_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (folder / name).write_text("pass\n")
     (folder / "test_a.py").write_text("import common\n")
     (folder / "common.py").write_text("from deep import x\n")
-    seen = {mutants.tests_digest(["tests/guest/test_a.py"])}
+    spec = fakekernel.kernel(tmp_path / "kernel")
+
+    def tests_digest() -> str:
+        return mutants.tests_digest(["tests/guest/test_a.py"], spec)
+
+    seen = {tests_digest()}
     for name in ("test_b.py", "other.py"):
         (folder / name).write_text("x = 1\n")
-        assert mutants.tests_digest(["tests/guest/test_a.py"]) in seen, "it does not import that"
+        assert tests_digest() in seen, "it does not import that"
     changes = {
         "deep.py": "x = 1",
         "common.py": "import deep as d",
@@ -118,12 +124,14 @@ def test_changed_tests_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     for name, text in changes.items():
         (folder / name).write_text(text)
-        seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
+        seen.add(tests_digest())
     (tmp_path / "tests" / "scenarios" / "s.toml").write_text("z")
-    seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
+    seen.add(tests_digest())
     monkeypatch.setattr(suite, "judges", lambda: "another harness")
-    seen.add(mutants.tests_digest(["tests/guest/test_a.py"]))
-    assert len(seen) == 7
+    seen.add(tests_digest())
+    spec = spec.model_copy(update={"append": "another command line"})
+    seen.add(tests_digest())
+    assert len(seen) == 8
 
 
 def test_reports(m: Mutant, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def bed(monkeypatch) -> Testbed:
         soak, "BuildSpec", lambda **given: SimpleNamespace(key=f"{given['series']} {given['flavour']}")
     )
     made = SimpleNamespace(
-        spec=SimpleNamespace(flavours={"perf": (), "debug": ()}),
+        spec=SimpleNamespace(flavours={"perf": (), "debug": ()}, told=lambda texts: "manifest"),
         tree="tree",
         series="good",
         compiler="cc",
@@ -63,7 +63,7 @@ def test_a_failure_ends_it(store, bed):
     assert Streak(store, bed, ["tests"]).length == 0
 
 
-@pytest.mark.parametrize("what", ["selection", "series", "tests", "harness"])
+@pytest.mark.parametrize("what", ["selection", "series", "tests", "manifest", "harness"])
 def test_what_changed_begins_anew(store, bed, what, test_file, monkeypatch):
     Streak(store, bed, ["tests"]).longer()
     assert Streak(store, bed, ["tests"]).length == 1
@@ -75,6 +75,8 @@ def test_what_changed_begins_anew(store, bed, what, test_file, monkeypatch):
             bed.series = "another"  # type: ignore[assignment]
         case "tests":
             test_file.write_text("changed")
+        case "manifest":
+            monkeypatch.setattr(bed.spec, "told", lambda texts: f"another for {list(texts)}")
         case "harness":
             monkeypatch.setattr(soak.suite, "judges", lambda: "another")
     assert Streak(store, bed, words).length == 0

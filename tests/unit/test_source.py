@@ -13,7 +13,18 @@ from harness import source
 from harness.distro import BinaryPackages, Package, describe
 from harness.errors import InfrastructureError, UserError
 from harness.fetch import FetchError
-from harness.source import KernelSpec, PackageName, Tarball, add, at_hand, makefile_version, obtain, tree_id
+from harness.source import (
+    Fact,
+    KernelSpec,
+    PackageName,
+    Schedulers,
+    Tarball,
+    add,
+    at_hand,
+    makefile_version,
+    obtain,
+    tree_id,
+)
 from harness.store import Store, file_digest
 
 
@@ -102,6 +113,31 @@ def test_version_of_a_makefile(tmp_path: Path, numbers: tuple[str, ...], version
     lines = [f"{name} = {number}" for name, number in zip(names, numbers, strict=True)]
     (tmp_path / "Makefile").write_text("# SPDX\n" + "\n".join(lines) + "\nNAME = X\n")
     assert makefile_version(tmp_path) == version
+
+
+def test_what_a_test_is_told(spec: KernelSpec) -> None:
+    test, other = "fact('pages')", "fact('longest_write')"
+    facts = {"pages": Fact(value=4, why="so"), "longest_write": Fact(value="x", why="so")}
+    spec = spec.model_copy(update={"facts": facts})
+    told = {spec.told([test])}
+    assert spec.told([test]) in told, "the same again"
+    assert spec.model_copy(update={"compilers": ("cc",)}).told([test]) in told, "a build says that"
+    unasked = {**facts, "longest_write": Fact(value="y", why="so")}
+    assert spec.model_copy(update={"facts": unasked}).told([test]) in told, "it does not ask for that"
+    assert spec.model_copy(update={"facts": unasked}).told([test, other]) != spec.told([test, other])
+    disk = spec.virtual_disk
+    changes: dict[str, object] = {
+        "append": "quiet",
+        "smp_append": "lpj=1",
+        "slowdown": {"debug": 7.0},
+        "schedulers": Schedulers(queueing_settings={"fifo_batch": 1}),
+        "virtual_disk": disk.model_copy(update={"append": f"{disk.append} highres=off"}),
+        "lacks": {"barriers": "gone"},
+        "facts": {**facts, "pages": Fact(value=5, why="so")},
+    }
+    for name, value in changes.items():
+        told.add(spec.model_copy(update={name: value}).told([test]))
+    assert len(told) == len(changes) + 1
 
 
 # ---- trees
