@@ -23,6 +23,7 @@ from harness.guest import Completed, Guest
 LOWER = "/dev/sda"
 """scsi_debug: a disk in memory whose I/Os complete a jiffy later, with a write cache, 8 MB."""
 
+DELAY = "/sys/bus/pseudo/drivers/scsi_debug/delay"
 BLOCK = 4096
 SECTORS = BLOCK // 512
 
@@ -69,6 +70,22 @@ class Load:
             self._future.result()
         text = self.guest.run(["cat", f"/tmp/{self.name}.json"]).stdout
         return {job["jobname"]: job["error"] for job in json.loads(text[text.index("{") :])["jobs"]}
+
+
+@contextlib.contextmanager
+def slow_disk(guest: Guest, jiffies: int) -> Iterator[None]:
+    """The lower disk takes so many jiffies for a command. It may not let that be changed while it has any to do."""
+
+    def take(delay: str) -> None:
+        guest.run(f"until echo {delay} 2>/dev/null >{DELAY}; do usleep 1000; done")
+
+    before = guest.run(["cat", DELAY]).stdout.strip()
+    take(str(jiffies))
+    try:
+        yield
+    finally:
+        if guest.machine.console.death is None:
+            take(before)
 
 
 class Scene:

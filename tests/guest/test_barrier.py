@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
-from gate import LOWER, Scene, scene
+from gate import LOWER, Scene, scene, slow_disk
 
 from harness import fio
 from harness.dm import GroupCounters
@@ -23,9 +23,8 @@ from harness.guest import Guest
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("perf", "debug")]
 
 OPTS = "/sys/bus/pseudo/drivers/scsi_debug/opts"
-DELAY = "/sys/bus/pseudo/drivers/scsi_debug/delay"
 # Jiffies of a command: long enough for the slowest kernel to submit more than is let through meanwhile.
-SLOW = 5
+SLOW = 20
 PRINTK = "/proc/sys/kernel/printk"
 COMMITS = 12
 USER = 1000
@@ -68,22 +67,16 @@ class Command:
 
 @contextlib.contextmanager
 def told(guest: Guest, commands: list[Command]) -> Iterator[None]:
-    """Have the disk, slowed down, log its commands for a while, and append them.
-
-    While it has commands to do it may not let its delay be changed.
-    """
+    """Have the disk, slowed down, log its commands for a while, and append them."""
     console = guest.run(["cat", PRINTK]).stdout.split()[0]
-    delay = guest.run(["cat", DELAY]).stdout.strip()
     mark = "barrier test: begin"
-    delayed = "until echo {} 2>/dev/null >" + DELAY + "; do usleep 1000; done"
-    guest.run(
-        f"echo 1 >{PRINTK}; dmesg -c >/dev/null; echo '{mark}' >/dev/kmsg; {delayed.format(SLOW)}; echo 1 >{OPTS}"
-    )
-    try:
-        yield
-    finally:
-        if guest.machine.console.death is None:
-            guest.run(f"echo 0 >{OPTS}; {delayed.format(delay)}; echo {console} >{PRINTK}")
+    with slow_disk(guest, SLOW):
+        guest.run(f"echo 1 >{PRINTK}; dmesg -c >/dev/null; echo '{mark}' >/dev/kmsg; echo 1 >{OPTS}")
+        try:
+            yield
+        finally:
+            if guest.machine.console.death is None:
+                guest.run(f"echo 0 >{OPTS}; echo {console} >{PRINTK}")
     log = guest.run(["dmesg"]).stdout
     assert mark in log, "the kernel's log was too small"
     commands += [Command.parse(words) for words in re.findall(r"scsi_debug: .*?cmd ((?:[0-9a-f]{2} )+)", log)]

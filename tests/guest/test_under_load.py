@@ -6,7 +6,7 @@ Where `test_integrity` has every bio in a known place, here they are everywhere;
 from __future__ import annotations
 
 import pytest
-from gate import BLOCK, LOWER, Scene, scene, total
+from gate import BLOCK, LOWER, Scene, scene, slow_disk, total
 from race import FOLDER, race
 
 from harness import fio
@@ -14,6 +14,8 @@ from harness.cgroup import Hierarchy
 from harness.dm import TableLine, sectors
 
 DEPTH, FIOS = 16, 3
+# Jiffies of a command: the disk is what all wait for, and bios are parked most of the time, on the slowest machine too.
+SLOW = 30
 # What a change may write beside that, in pages, and where: behind fio's parts of the disk.
 PAGES, BEHIND = 8, 1792
 USERS = {
@@ -88,7 +90,8 @@ def drive(
     """
     guest = stage.guest
     guest.put(fio.render(jobs(as_users=users, large=large)), "/tmp/load.fio")
-    sides = race(guest, ("changes", LOOK.format(stage=stage, fios=FIOS) + body, rounds), {"load": load})
+    with slow_disk(guest, SLOW):
+        sides = race(guest, ("changes", LOOK.format(stage=stage, fios=FIOS) + body, rounds), {"load": load})
     assert sides["changes"].bad == sides["load"].bad == 0, sides
     files = guest.get_tree(FOLDER)
     above = [int(line) for line in files["above"].split()]
