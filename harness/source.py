@@ -67,6 +67,9 @@ class VirtualDisk(_Strict):
 
     append: the kernel's command line, with places for ``parameters`` (str.format), whose usual values these are:
     size_mb, partitions, delay_ms, virtual_gb; and depth, how many I/Os it serves at a time, where it can be told.
+    There is also a place {delay_ns}: delay_ms in nanoseconds, less half a tick of 1 ms. It is for a disk whose timer
+    takes any time and goes off with a tick: of an I/O that begins with a tick, as all do that follow another one, that
+    is the tick delay_ms later, and not the next after it.
     """
 
     module: str
@@ -76,7 +79,10 @@ class VirtualDisk(_Strict):
 
     def command_line(self, parameters: Mapping[str, int]) -> str:
         """What to append, with these parameters instead of the usual ones."""
-        return self.append.format_map({**self.parameters, **parameters})
+        told = {**self.parameters, **parameters}
+        if "delay_ms" in told:
+            told["delay_ns"] = told["delay_ms"] * 1_000_000 - 500_000
+        return self.append.format_map(told)
 
 
 class Schedulers(_Strict):

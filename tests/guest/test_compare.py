@@ -78,9 +78,9 @@ def test_equal_weights_are_no_80_to_20(contest, controller, file):
 
 
 def test_one_at_a_time_is_what_strict_guarantees_cost(contest):
-    """An I/O takes 8 ms, and 16 could be under way."""
+    """An I/O takes 8 ms, give or take 3 % (`test_exact`), and 16 could be under way."""
     found = contest("cgroup-80-20", "bfq-strict")
-    assert all(sample.iops <= 125 for sample in found.samples)
+    assert max(sample.iops for sample in found.samples) <= 1.03 * 125
 
 
 def test_by_itself_no_latency_is_kept(contest):

@@ -43,6 +43,16 @@ def test_what_is_remembered_comes_out_again(testbed, tmp_path, name):
     assert first == known == booted
 
 
+@pytest.mark.parametrize("name", ["cgroup-80-20", "published-40-20-10"])
+def test_the_disk_is_as_fast_as_the_scenario_says(testbed, tmp_path, name):
+    """16 I/Os at a time, each of them so long: 3 %, as the CPU has its part in it."""
+    chosen = scenario.load(project.scenarios_dir() / f"{name}.toml")
+    compat = next(control for control in chosen.control if control.kind == "compat")
+    with Campaign(testbed, Recorder.start(tmp_path / "run", []), lambda s: s.name) as campaign:
+        sample = campaign.contest(chosen, compat).samples[0]
+    assert sum(sample.ios.values()) / sample.seconds == pytest.approx(chosen.disk.most_iops, rel=0.03)
+
+
 def test_other_seed_other_counters(testbed, tmp_path):
     assert (
         _run(testbed, tmp_path / "1", seed=1).fingerprint != _run(testbed, tmp_path / "2", seed=2).fingerprint

@@ -198,8 +198,10 @@ def test_every_scenario_can_be_given_its_disk_on_every_kernel(chosen, kernel):
     disk = disk_of(chosen, kernel)
     words = kernel.virtual_disk.command_line(script.virtual_disk(chosen, kernel))
     assert "{" not in words
-    for value in (chosen.disk.size_mb, chosen.disk.delay_ms, chosen.disk.partitions):
-        assert f"={value}" in words
+    delay = chosen.disk.delay_ms
+    assert f"delay={delay} " in words or f"ndelay={delay - 1 or ''}500000 " in words
+    for value in (chosen.disk.size_mb, chosen.disk.partitions):
+        assert f"={value} " in words
     text = script.compile_scenario(chosen, None, 1, disk)[script.SCRIPT].decode()
     assert f"echo {disk.scheduler} > /sys/block/{disk.device.removeprefix('/dev/')}/queue/scheduler" in text
 
