@@ -5,7 +5,9 @@ I/O uses what is configured at any moment and on any CPU. A change without the l
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +17,8 @@ from harness.tracing import FOLDER, Event, parse
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug")]
 
 OUTER, INNER = "ioband_lock", "&dp->g_lock"
+# For a kernel on which a command waits for another thread: that takes so many other locks that the buffer overflows.
+ONLY = f'name == "{OUTER}" || name == "{INNER}"'
 
 # In their order: each finds what the one before left. Where it can, the shell itself writes: little else is traced.
 CHANGES = {
@@ -53,6 +57,22 @@ def locks(guest: Guest, system: str, command: str) -> tuple[int, list[Event]]:
     return int(pid), parse(trace)
 
 
+@contextlib.contextmanager
+def nothing_but_these(guest: Guest, system: str) -> Iterator[None]:
+    """Have no other locks traced."""
+    files = [f"{FOLDER}/events/{system}/{event}/filter" for event in ("lock_acquire", "lock_release")]
+
+    def only(text: str) -> None:
+        guest.run("\n".join(f"echo '{text}' > {file}" for file in files))
+
+    only(ONLY)
+    try:
+        yield
+    finally:
+        if guest.machine.console.death is None:
+            only("0")
+
+
 def inner_taken(shell: int, events: list[Event]) -> int:
     """How often the inner lock was taken inside the outer one; by the shell always so, by threads that do I/O as well
     also without.
@@ -77,10 +97,12 @@ def inner_taken(shell: int, events: list[Event]) -> int:
 def test_changes(guest, blkio, band, fact, seen):
     band("d")
     group = blkio.create("a")
-    for what, change in CHANGES.items():
-        command = change.format(top=blkio.path, group=group.path)
-        taken = inner_taken(*locks(guest, fact("lock_events"), command))
-        assert taken > 0, what
-        seen(f"{what}: {taken} times")
+    system = fact("lock_events")
+    with nothing_but_these(guest, system) if fact("locks_are_told_apart") else contextlib.nullcontext():
+        for what, change in CHANGES.items():
+            command = change.format(top=blkio.path, group=group.path)
+            taken = inner_taken(*locks(guest, system, command))
+            assert taken > 0, what
+            seen(f"{what}: {taken} times")
     blkio.forget(group)
     assert blkio.root.read("blkio.settings") == "d range-bw=0:0\n"
