@@ -224,6 +224,8 @@ def compile_scenario(
     one_share = control is not None and control.kind == "one-share"
     changed = control.applied(scenario) if control else scenario
     variation = vary(scenario, seed)
+    # Phases end when the clock says so, the window without any when the first job does.
+    runtime = scenario.duration + (sum(variation.delay.values()) if scenario.phase else 0)
     views = {}
     files = {}
     for index, group in enumerate(changed.group):
@@ -238,12 +240,12 @@ def compile_scenario(
             fio=_fio(path, f"fio-{group.name}", closely),
         )
         files[path] = _job(
-            scenario, group, f"/dev/mapper/{device}", variation.randseed[group.name], closely=closely
+            scenario, group, f"/dev/mapper/{device}", variation.randseed[group.name], runtime, closely=closely
         )
         for i, phase in enumerate(scenario.phase):
             if group.name in phase.more:
                 more = group.model_copy(update={"jobs": phase.more[group.name]})
-                seconds = sum(p.seconds for p in scenario.phase[i:])
+                seconds = sum(p.seconds for p in scenario.phase[i:]) + scenario.timing.step
                 files[f"{JOBS}/{group.name}-{i}.fio"] = _job(
                     scenario,
                     more,
@@ -358,11 +360,11 @@ def _job(
     group: Group,
     filename: str,
     randseed: int,
-    seconds: float | None = None,
+    seconds: float,
     *,
     closely: bool = False,
 ) -> bytes:
-    """The job file of one fio process of a group. seconds: how long it runs, if not the whole scenario.
+    """The job file of one fio process of a group. seconds: how long it runs.
 
     closely: latencies are counted from before an I/O is submitted, as some controllers make the submitter wait.
     """
@@ -393,7 +395,7 @@ def _job(
                 ioengine="psync" if load.buffered else "libaio",
                 direct=not load.buffered,
                 numjobs=group.jobs,
-                runtime=math.ceil(seconds or scenario.duration),
+                runtime=math.ceil(seconds),
                 randseed=randseed,
                 extra=extra,
             )
