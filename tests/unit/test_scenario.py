@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -251,3 +252,17 @@ def test_groups_of_either_hierarchy():
 def test_partitions_of_a_disk_whose_name_ends_in_a_number():
     assert script.GuestDisk("/dev/sda").partition(2) == "/dev/sda2"
     assert script.GuestDisk("/dev/nullb0").partition(2) == "/dev/nullb0p2"
+
+
+@pytest.mark.parametrize("chosen", [s for s in ALL if s.phase], ids=lambda s: s.name)
+def test_the_first_job_outlasts_the_last_phase(chosen):
+    """Else shares of that phase would be counted without it; the script looks, too."""
+    disk = disk_of(chosen)
+    files = script.compile_scenario(chosen, None, 1, disk)
+    least = chosen.timing.ramp + sum(p.seconds for p in chosen.phase) + sum(script.vary(chosen, 1).delay.values())
+    for group in chosen.group:
+        text = files[f"{script.JOBS}/{group.name}.fio"].decode()
+        found = re.search(r"^runtime=(\d+)", text, re.MULTILINE)
+        assert found and int(found[1]) > least
+        looked_at = f"fio of group {group.name} had ended" in files[script.SCRIPT].decode()
+        assert looked_at == (group.name not in chosen.phase[-1].idle)
