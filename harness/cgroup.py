@@ -6,7 +6,6 @@ The formats of blkio.devices and blkio.settings are those of the blkio-cgroup se
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,12 +13,7 @@ from typing import Self
 
 from harness.errors import DirtyGuest, MeasurementError
 from harness.guest import Guest
-
-# Longest wait for what a kernel does in the background, seconds on the reference host. For a minute some keep a group
-# for which loop has worked.
-_PATIENCE = 90.0
-# From one look to the next, in times that a look took: that takes the guest's one CPU from what is waited for.
-_PAUSE = 3.0
+from harness.patience import until
 
 
 @dataclass(frozen=True)
@@ -186,15 +180,8 @@ class Hierarchy:
         return used and not any(row[2] == "cgroup" and subsystem in row[3].split(",") for row in rows)
 
     def _wait(self, enough: Callable[[], bool], otherwise: str) -> None:
-        """Look until it is so; nobody tells. Raises DirtyGuest, in these words, when it does not come."""
-        deadline = time.monotonic() + _PATIENCE * self.guest.machine.slowdown
-        began = time.monotonic()
-        while not enough():
-            now = time.monotonic()
-            if now > deadline:
-                raise DirtyGuest(otherwise, log=self.guest.machine.console_log)
-            time.sleep(_PAUSE * (now - began))
-            began = time.monotonic()
+        """Look until it is so. Raises DirtyGuest, in these words, when it does not come."""
+        until(self.guest, enough, lambda _: DirtyGuest(otherwise, log=self.guest.machine.console_log))
 
     def subsystems_enabled(self) -> dict[str, bool]:
         """/proc/cgroups: every subsystem the kernel has, and whether it is enabled."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,17 +13,13 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
+from harness import patience
 from harness.dm import Device, Ioband, Linear, sectors
 from harness.errors import CommandError
 from harness.guest import Guest
 
 DISK = "/dev/vda"
 BLOCK = 4096
-
-# Longest wait for a state of the guest, seconds on the reference host.
-PATIENCE = 60.0
-# From one look at it to the next, in times that a look took: that takes the guest's one CPU from what is waited for.
-PAUSE = 3.0
 
 # Where a submitter sleeps whom the target makes wait.
 IN_TARGET = "ioband_"
@@ -305,12 +300,6 @@ def until(guest: Guest, look: Callable[[], T], what: str, enough: Callable[[T], 
 
     what: in words. enough: of what is seen. Fails, with what was seen last, when it does not come.
     """
-    deadline = time.monotonic() + PATIENCE * guest.machine.slowdown
-    while True:
-        began = time.monotonic()
-        seen = look()
-        now = time.monotonic()
-        if enough(seen):
-            return seen
-        assert now < deadline, f"did not come: {what}; it is {seen}"
-        time.sleep(PAUSE * (now - began))
+    return patience.until(
+        guest, look, lambda seen: AssertionError(f"did not come: {what}; it is {seen}"), enough
+    )

@@ -140,8 +140,9 @@ def test_hierarchy_that_is_mounted_elsewhere_stays():
     ("state", "what"), [((1, 2, 1), "after they were removed"), ((1, 1, 1), "after it was unmounted")]
 )
 def test_what_does_not_go_is_an_error(monkeypatch, state, what):
-    monkeypatch.setattr(cgroup, "_PATIENCE", 0.0)
-    with pytest.raises(DirtyGuest, match=what), Hierarchy(Recorder(states=[state]), "blkio"):
+    guest = Recorder(states=[state])
+    monkeypatch.setattr(guest.machine, "slowdown", 0.0)  # no patience
+    with pytest.raises(DirtyGuest, match=what), Hierarchy(guest, "blkio"):
         pass
 
 
