@@ -62,6 +62,17 @@ _IDENTITY = {
 }
 
 
+# The compiler. With CCACHE_DEPEND ccache does not see what the assembler reads (.incbin): a kernel that contains
+# another binary than it should would be the result. Kbuild's source file is the last argument.
+_CACHED = """#!/bin/sh
+for file; do :; done
+case $file in
+*.c) grep -qs incbin "$file" || exec {ccache} {compiler} "$@" ;;
+esac
+exec {compiler} "$@"
+"""
+
+
 @dataclass(frozen=True)
 class BuildSpec:
     """What is to be built. `series` None: compat only, the kernel that a series is compared with.
@@ -279,8 +290,8 @@ class Job:
         """A patched and configured tree, ``<work>/linux``."""
         with self.progress.task(f"patching: {self.spec.what}"):
             self.patched_copy(work / "linux")
-        self._tools(work)
-        self._configure(work / "linux", self._environment(work))
+        self.tools(work)
+        self._configure(work / "linux", self.environment(work))
 
     def keep(self, work: Path, folder: Path) -> None:
         """Put into `folder` what a build consists of. The tree stays as it is, but for its kernel."""
@@ -324,13 +335,18 @@ class Job:
         for one in series:
             one.apply(tree, self.log)
 
-    def _tools(self, work: Path) -> None:
+    def tools(self, work: Path) -> None:
         """The compiler by its name, through ccache if there is one."""
         (work / "bin").mkdir()
-        target = host.find_tool("ccache") if host.have_tool("ccache") else self.spec.compiler.path
-        (work / "bin" / self.spec.compiler.name).symlink_to(target)
+        tool = work / "bin" / self.spec.compiler.name
+        if host.have_tool("ccache"):
+            compiler, ccache = shlex.quote(str(self.spec.compiler.path)), host.find_tool("ccache")
+            tool.write_text(_CACHED.format(compiler=compiler, ccache=shlex.quote(str(ccache))))
+            tool.chmod(0o755)
+        else:
+            tool.symlink_to(self.spec.compiler.path)
 
-    def _environment(self, work: Path) -> dict[str, str | None]:
+    def environment(self, work: Path) -> dict[str, str | None]:
         """Nothing of the caller's."""
         ccache = host.have_tool("ccache")
         compilers = self.spec.compiler.path.parent
@@ -345,6 +361,9 @@ class Job:
             "CCACHE_DIR": str(self.store.root / "ccache") if ccache else None,
             "CCACHE_NOHASHDIR": "1" if ccache else None,
             "CCACHE_MAXSIZE": "5G" if ccache else None,
+            # Looked up by the files that were read, not by what the preprocessor makes of them: a file that is not in
+            # the cache takes 6 % longer than without ccache instead of 40 %.
+            "CCACHE_DEPEND": "1" if ccache else None,
         }
 
     def _make_words(self, *words: str) -> list[str]:
@@ -434,7 +453,7 @@ class Job:
             result = host.run(
                 words,
                 cwd=tree,
-                env=self._environment(work),
+                env=self.environment(work),
                 log=self.log,
                 check=False,
                 on_line=on_line,
