@@ -223,7 +223,8 @@ def conductor_starved(guest):
     """On two CPUs: the driver's work is done on one of them only, which somebody more important keeps busy.
 
     A thread that is the driver's own may run there only. Threads that work for all serve a queue on the CPU that has
-    given it work: the one that the disk interrupts, which newer kernels choose themselves, and tell.
+    given it work: the one that the disk interrupts, which newer kernels choose themselves, and tell. Softirqs that take
+    long are a thread's, too: those are served, or the lower device's I/Os would never end.
     """
 
     def interrupts(device):
@@ -239,6 +240,7 @@ def conductor_starved(guest):
     network = "; ".join(f"echo {there} > /proc/irq/{i}/smp_affinity" for i in interrupts("/sys/class/net/eth0/device"))
     settings = "echo 0 > /sys/block/vda/queue/rq_affinity && echo -1 > /proc/sys/kernel/sched_rt_runtime_us"
     guest.run(f"{everybody}; {driver}; {network}; {settings}")
+    guest.run(f"chrt -f -p 51 $(pidof ksoftirqd/{starved})")
     loop = "sh -c 'while :; do :; done' > /dev/null 2>&1 < /dev/null"
     hog = guest.run(f"taskset {here} chrt -f 50 {loop} & echo $!").stdout
     try:
