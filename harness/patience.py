@@ -18,11 +18,6 @@ PATIENCE = 90.0
 _PAUSE = 3.0
 
 
-def _pause(state: tenacity.RetryCallState) -> float:
-    """Seconds; of looks that took different times, after their mean."""
-    return _PAUSE * ((state.seconds_since_start or 0.0) - state.idle_for) / state.attempt_number
-
-
 def until(
     guest: Guest,
     look: Callable[[], T],
@@ -36,14 +31,21 @@ def until(
     seen, when it does not come; what ``look`` raises.
     """
 
+    longest = patience * guest.machine.slowdown
+
+    def pause(state: tenacity.RetryCallState) -> float:
+        """Seconds; of looks that took different times, after their mean. The last look is when time is up."""
+        gone = state.seconds_since_start or 0.0
+        return min(_PAUSE * (gone - state.idle_for) / state.attempt_number, max(0.0, longest - gone))
+
     def too_late(state: tenacity.RetryCallState) -> T:
         assert state.outcome is not None  # it has looked
         raise otherwise(state.outcome.result())
 
     looking = tenacity.Retrying(
         retry=tenacity.retry_if_not_result(enough),
-        wait=_pause,
-        stop=tenacity.stop_after_delay(patience * guest.machine.slowdown),
+        wait=pause,
+        stop=tenacity.stop_after_delay(longest),
         retry_error_callback=too_late,
     )
     return looking(look)

@@ -62,3 +62,16 @@ def test_three_quarters_of_the_time_are_the_guests():
 
     until(guest(), look, late)
     assert all(after - before >= 0.08 for before, after in itertools.pairwise(looks))
+
+
+def test_time_is_up_when_it_is_though_looks_take_long():
+    looks = []
+
+    def look():
+        looks.append(time.monotonic())
+        time.sleep(0.1)
+
+    with pytest.raises(DirtyGuest):
+        until(guest(), look, late, patience=0.2)
+    first, *_, last = looks
+    assert 0.2 <= last - first < 0.35
