@@ -13,13 +13,15 @@ import pytest
 if TYPE_CHECKING:
     from harness.campaign import Campaign
     from harness.conformance import Conformance
-    from harness.record import ScenarioRecord
+    from harness.record import ScenarioRecord, TestRecord
     from harness.scenario import Scenario
     from harness.session import Session
 
 LATE = "late"
 """User property of a test: what is said of another, see `WorkerPlugin`."""
 _LONGEST = 4000  # characters of a message
+# Python's own words.
+_AND_THEN = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
 SESSION_PLUGIN: pytest.StashKey[SessionPlugin] = pytest.StashKey()
 
 
@@ -159,10 +161,11 @@ class SessionPlugin:
                 seconds=report.duration,
                 message=_message(report),
             )
-            # One that passed may turn out, by what it left behind, not to have.
-            passed = [t for t in run.tests if t.nodeid == entry.nodeid and t.outcome == "passed"]
-            entry.seconds += sum(t.seconds for t in passed)
-            run.tests = [t for t in run.tests if t not in passed] + [entry]
+            earlier = next((t for t in run.tests if t.nodeid == entry.nodeid), None)
+            if earlier is not None:
+                run.tests.remove(earlier)
+                _add_earlier(entry, earlier)
+            run.tests.append(entry)
 
     def _judged(self, report: pytest.TestReport) -> ScenarioRecord | None:
         """The record of the scenario that the test is about, once it is decided."""
@@ -183,7 +186,7 @@ class SessionPlugin:
             )
         report = outcome.get_result()
         if isinstance(error, HarnessError):
-            report.longrepr = f"{type(error).__name__}: {error}"
+            report.longrepr = _AND_THEN.join(f"{type(e).__name__}: {e}" for e in _in_order(error))
         if isinstance(error, Stopped):
             report.outcome = "skipped"
             report.longrepr = (str(item.path), 0, f"Skipped: {error}")
@@ -287,6 +290,27 @@ def _leading(error: BaseException) -> BaseException:
         return error
     found = [_leading(e) for e in error.exceptions]
     return next((e for e in found if isinstance(e, GuestError)), found[0])
+
+
+def _in_order(error: BaseException) -> list[BaseException]:
+    """The error, and before it those that were being dealt with when it was raised, as in a test's cleaning up: the
+    first one tells why. One that was raised from another says itself all that matters.
+    """
+    found = [error]
+    while error.__cause__ is None and error.__context__ is not None and not error.__suppress_context__:
+        error = _leading(error.__context__)
+        found.append(error)
+    return found[::-1]
+
+
+def _add_earlier(entry: TestRecord, earlier: TestRecord) -> None:
+    """What the same test did before: one that passed may turn out, by what it left behind, not to have; one that failed
+    stays so.
+    """
+    entry.seconds += earlier.seconds
+    if earlier.outcome not in ("passed", "skipped", "xfailed"):
+        entry.outcome = earlier.outcome
+        entry.message = f"{earlier.message}\n\nand after the test:\n\n{entry.message}"
 
 
 def _outcome(report: pytest.TestReport) -> Any:
