@@ -15,7 +15,7 @@ from harness.dm import Ioband, Linear, TableLine, sectors
 from harness.machine import Disk
 
 SWAP_DISK = (Disk(name="swap", size_mb=160),)
-# With 96 a 6.1 kernel that checks itself is left 2 MiB of its users' pages: there it kills processes, swap free or not.
+# With 96 MiB a 6.1 kernel that checks itself is left 2 of its users' pages: there it kills processes, swap free or not.
 MEMORY_MB = 128
 
 pytestmark = [
