@@ -11,6 +11,7 @@ from harness import kmemleak
 from harness.errors import DirtyGuest, MeasurementError
 from harness.guest import Guest
 from harness.kmemleak import Leak
+from harness.oops import Sign
 
 # One process and one round trip, 20 ms: the names of the files stand before their lines.
 _FILES = ("mounts", "swaps", "cgroups", "modules", "partitions", "sys/kernel/tainted")
@@ -18,6 +19,7 @@ _LOOK = (
     f"cd /proc && grep -H '' {' '.join(_FILES)}; for d in /sys/block/dm-*; do [ -e $d ] && echo dm:$d; done; "
     "grep -H -m 1 ^jiffies: timer_list"
 )
+_COMPLAINTS = (Sign.WARNING, Sign.SPLAT)
 # Seconds for a line to get through the serial port, on the reference host.
 _LINE_SECONDS = 10.0
 
@@ -113,7 +115,7 @@ class Checkup:
         if state.taint & ~self._first.taint:
             found.append(f"the kernel is tainted: {state.taint:#x}, at boot {self._first.taint:#x}")
         events = console.events
-        complaints = [e for e in events[self._complaints :] if e.sign.complaint]
+        complaints = [e for e in events[self._complaints :] if e.sign in _COMPLAINTS]
         self._complaints = len(events)
         found += [f"the kernel complains:\n{console.decoded(event.text)}" for event in complaints]
         if found:
