@@ -119,3 +119,20 @@ def test_a_test_that_leaves_something_behind_has_not_passed(watched, outcome):
     watched.saw("call", outcome)
     watched.saw("teardown", "failed", "DirtyGuest: mount left behind")
     assert watched.test.outcome == "error" and watched.test.message == "DirtyGuest: mount left behind"
+
+
+def test_what_is_said_of_an_error_in_cleaning_up_begins_with_the_reason(watched):
+    with pytest.raises(DirtyGuest) as told:
+        try:
+            raise MeasurementError("why")
+        finally:
+            raise DirtyGuest("a mount left behind")
+    made = report("")
+    making = watched.plugin.pytest_runtest_makereport(
+        SimpleNamespace(nodeid="f::t"), SimpleNamespace(excinfo=told)
+    )
+    next(making)
+    with pytest.raises(StopIteration):
+        making.send(SimpleNamespace(get_result=lambda: made))
+    first, *_, last = str(made.longrepr).splitlines()
+    assert (first, last) == ("MeasurementError: why", "DirtyGuest: a mount left behind")
