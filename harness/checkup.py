@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from harness import kmemleak
@@ -19,7 +20,6 @@ _LOOK = (
     f"cd /proc && grep -H '' {' '.join(_FILES)}; for d in /sys/block/dm-*; do [ -e $d ] && echo dm:$d; done; "
     "grep -H -m 1 ^jiffies: timer_list"
 )
-_COMPLAINTS = (Sign.WARNING, Sign.SPLAT)
 # Seconds for a line to get through the serial port, on the reference host.
 _LINE_SECONDS = 10.0
 
@@ -87,8 +87,10 @@ class Checkup:
     def _look(self) -> State:
         return parse_state(self.guest.run(_LOOK).stdout)
 
-    def after(self, test: str) -> None:
+    def after(self, test: str, expected: Collection[Sign] = ()) -> None:
         """Look at the guest after a test. Raises DirtyGuest: what it left behind, or what the kernel said.
+
+        expected: complaints that it provokes.
 
         Raises GuestError: the guest died.
         """
@@ -115,7 +117,8 @@ class Checkup:
         if state.taint & ~self._first.taint:
             found.append(f"the kernel is tainted: {state.taint:#x}, at boot {self._first.taint:#x}")
         events = console.events
-        complaints = [e for e in events[self._complaints :] if e.sign in _COMPLAINTS]
+        said = events[self._complaints :]
+        complaints = [e for e in said if e.sign.complaint and e.sign not in expected]
         self._complaints = len(events)
         found += [f"the kernel complains:\n{console.decoded(event.text)}" for event in complaints]
         if found:

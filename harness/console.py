@@ -64,7 +64,7 @@ class _Report:
     def add(self, line: str) -> None:
         self.lines.append(line)
         sign = oops.classify(line)
-        if sign is not None and (self.sign is None or (sign.fatal and not self.sign.fatal)):
+        if sign is not None and (self.sign is None or sign.outweighs(self.sign)):
             self.sign, self.first = sign, oops.strip_stamp(line).strip()
         elif sign is Sign.PANIC and self.sign is not Sign.PANIC:
             self.sign, self.first = sign, f"{self.first}; {oops.strip_stamp(line)}"

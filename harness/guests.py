@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from harness.errors import CommandError, DirtyGuest, GuestError
 from harness.guest import Guest
 from harness.kbuild import Build
 from harness.machine import INIT, READY, Disk
+from harness.oops import Sign
 from harness.progress import Progress
 from harness.record import MachineRecord, Recorder
 from harness.testbed import FLAVOUR, MEMORY_MB, Testbed, build_record
@@ -86,12 +87,15 @@ class Guests:
             self._shared, self._shape = self._stack.enter_context(self._checked(shape)), shape
         return self._shared.guest
 
-    def check(self, test: str) -> None:
-        """Look at the shared guest after a test. Raises DirtyGuest: it is thrown away then. GuestError: it died."""
+    def check(self, test: str, expected: Collection[Sign] = ()) -> None:
+        """Look at the shared guest after a test, which provokes the complaints that are expected.
+
+        Raises DirtyGuest: it is thrown away then. GuestError: it died.
+        """
         if self._shared is None:
             return
         try:
-            self._shared.checkup.after(test)
+            self._shared.checkup.after(test, expected)
         except (DirtyGuest, GuestError):
             self.discard()
             raise
@@ -104,12 +108,12 @@ class Guests:
                 self._look_for_leaks(shared)
 
     @contextlib.contextmanager
-    def own(self, shape: Shape, test: str) -> Iterator[Guest]:
-        """A guest for one test, checked when the context ends. Raises as `boot` and `check` do."""
+    def own(self, shape: Shape, test: str, expected: Collection[Sign] = ()) -> Iterator[Guest]:
+        """A guest for one test, checked as `check` does when the context ends. Raises as `boot` and `check` do."""
         with self._checked(shape) as mine:
             yield mine.guest
             if mine.guest.machine.console.death is None:
-                mine.checkup.after(test)
+                mine.checkup.after(test, expected)
                 self._look_for_leaks(mine)
 
     @contextlib.contextmanager

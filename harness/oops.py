@@ -23,11 +23,23 @@ class Sign(StrEnum):
     WARNING = "warning"
     SPLAT = "splat"
     OOM = "oom"
+    ALLOCATION = "allocation"
 
     @property
     def fatal(self) -> bool:
         """Whether a run ends here."""
         return self in (Sign.PANIC, Sign.OOPS, Sign.HANG)
+
+    @property
+    def complaint(self) -> bool:
+        """Whether a test that caused it has failed, though the kernel goes on. A single allocation may fail; a process
+        that is killed for want of memory need not be the test's own, and what it held stays behind.
+        """
+        return self in (Sign.WARNING, Sign.SPLAT, Sign.OOM)
+
+    def outweighs(self, other: Sign) -> bool:
+        """Whether a report that announces both is one of this."""
+        return (self.fatal, self.fatal or self.complaint) > (other.fatal, other.fatal or other.complaint)
 
 
 STAMP = re.compile(r"^\[ *\d+\.\d+\] ?")
@@ -69,7 +81,7 @@ _SIGNS: tuple[tuple[Sign, re.Pattern[str]], ...] = tuple(
         (Sign.SPLAT, r"=*\[ BUG: "),
         (Sign.OOM, r"Out of memory: "),
         (Sign.OOM, r"\S+ invoked oom-killer"),
-        (Sign.OOM, r".*: page allocation failure"),
+        (Sign.ALLOCATION, r".*: page allocation failure"),
     )
 )
 

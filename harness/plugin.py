@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.guest import Guest
     from harness.guests import Guests, Shape
     from harness.kbuild import Build
+    from harness.oops import Sign
     from harness.session import Session
     from harness.store import Store
     from harness.testbed import Testbed
@@ -134,10 +135,11 @@ def guest(guests: Guests, flavour: str, request: pytest.FixtureRequest) -> Itera
     """The guest that tests share: on the real clock, with one throttled disk, /dev/vda, of 64 MiB and 1000 IOPS.
 
     The marker `machine` says what it is made of where that is not enough. After the test it must be as before:
-    what is left behind, or the kernel's complaints, are an error of the test, and the next one gets a new guest.
+    what is left behind, or the kernel's complaints (but those that the marker `expects` names), are an error of the
+    test, and the next one gets a new guest.
     """
     yield guests.shared(_shape(request.node, flavour))
-    guests.check(request.node.nodeid)
+    guests.check(request.node.nodeid, _expected(request.node))
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def boot_guest(
 
         def boot(**changes: Any) -> Guest:
             shape = dataclasses.replace(_shape(request.node, flavour), **changes)
-            return stack.enter_context(guests.own(shape, request.node.nodeid))
+            return stack.enter_context(guests.own(shape, request.node.nodeid, _expected(request.node)))
 
         yield boot
 
@@ -193,6 +195,13 @@ def _shape(node: pytest.Item, flavour: str) -> Shape:
 
     marker = node.get_closest_marker("machine")
     return Shape(flavour=flavour, **(marker.kwargs if marker else {}))
+
+
+def _expected(node: pytest.Item) -> frozenset[Sign]:
+    from harness.oops import Sign
+
+    marker = node.get_closest_marker("expects")
+    return frozenset(Sign(name) for name in marker.args) if marker else frozenset()
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from harness import kmemleak, slab
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.faults import Attempt, Faults
 
-pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug")]
+# What fails in a page fault ends with a process killed, whichever the kernel takes.
+pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug"), pytest.mark.expects("oom")]
 
 # That a new directory lacks files is what cgroup_mkdir() accepts, of every subsystem.
 OURS = re.compile(r"(?!blkio_cgroup_populate)(ioband|blkio|blkcg_(owner|devices|settings)|weight|range_?bw)_\w+")

@@ -95,16 +95,21 @@ def test_what_is_left_behind(guest, looked, change, found) -> None:
 
 def test_a_complaint_is_that_test_s_alone(guest, looked) -> None:
     console = guest.machine.console
-    console.events = [Event(Sign.OOM, "Out of memory: kill process 7", 1.0)]
-    looked.after("memory is short, which is no mistake")
+    console.events = [Event(Sign.ALLOCATION, "dd: page allocation failure. order:0", 1.0)]
+    looked.after("an allocation fails, which is no mistake")
     console.events = [
         *console.events,
         Event(Sign.SPLAT, "[ INFO: possible recursive locking detected ]", 2.0),
     ]
     with pytest.raises(DirtyGuest, match="possible recursive locking"):
         looked.after("the one")
+    console.events = [*console.events, Event(Sign.OOM, "Out of memory: kill process 7", 3.0)]
+    with pytest.raises(DirtyGuest, match="kill process 7"):
+        looked.after("which process is killed is not up to the test")
+    console.events = [*console.events, Event(Sign.OOM, "dd invoked oom-killer", 4.0)]
+    looked.after("memory is short on purpose", {Sign.OOM})
     looked.after("it's the next[é]")
-    assert console.wait.call_args.args[0] == "harness: end 3 of it_s_the_next[_]"
+    assert console.wait.call_args.args[0] == "harness: end 5 of it_s_the_next[_]"
 
 
 def test_leaks_belong_to_the_test_in_whose_time_they_were_allocated(guest, looked) -> None:

@@ -144,6 +144,14 @@ def test_complaint_that_is_survived(line):
     assert line.console.death is None
 
 
+def test_what_may_happen_hides_no_complaint(line):
+    line.say("[    1.000000] dd: page allocation failure. order:0, mode:0x20\n")
+    line.say("[    1.010000] WARNING: at kernel/softirq.c:143 local_bh_enable+0x50/0xb0()\n")
+    line.console.wait("softirq.c", 5)
+    (event,) = line.console.events
+    assert event.sign is Sign.WARNING and "page allocation failure" in event.text
+
+
 def test_complaint_that_turns_into_a_death(line):
     line.say("------------[ cut here ]------------\n")
     line.say("WARNING: at kernel/softirq.c:143 local_bh_enable+0x50/0xb0()\n")

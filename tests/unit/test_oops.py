@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -32,7 +33,14 @@ def test_first_sign_tells_what_it_is(report, sign):
     lines = (DATA / "oops" / f"{report}.txt").read_text().splitlines()
     first, *others = [found for found in map(oops.classify, lines) if found is not None]
     assert first is sign
-    assert set(others) <= {Sign.OOPS, Sign.OOM, Sign.PANIC}
+    assert set(others) <= {Sign.OOPS, Sign.OOM, Sign.PANIC, Sign.ALLOCATION}
+
+
+def test_what_outweighs_what():
+    order = [{Sign.ALLOCATION}, {Sign.WARNING, Sign.SPLAT, Sign.OOM}, {Sign.PANIC, Sign.OOPS, Sign.HANG}]
+    assert set.union(*order) == set(Sign)
+    for (i, lighter), (j, heavier) in itertools.product(enumerate(order), repeat=2):
+        assert all(b.outweighs(a) == (j > i) for a in lighter for b in heavier)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +59,7 @@ def test_first_sign_tells_what_it_is(report, sign):
         ("[    1.000000] BUG: MAX_LOCKDEP_CHAINS too low!", Sign.SPLAT),
         ("[    1.000000] kmemleak: Kernel memory leak detector disabled", Sign.SPLAT),
         ("[    1.000000] kmemleak: 1 new suspected memory leaks (see /sys/kernel/debug/kmemleak)", None),
-        ("[    1.000000] tail: page allocation failure. order:0, mode:0x280da", Sign.OOM),
+        ("[    1.000000] tail: page allocation failure. order:0, mode:0x280da", Sign.ALLOCATION),
         ("[    1.000000] ACPI: Core revision 20090521", None),
         ("a program says DEBUG: and INFO: of its own", None),
         ("[    0.000000] Kernel command line: console=ttyS0 panic=1 softlockup_panic=0", None),
