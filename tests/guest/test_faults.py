@@ -34,7 +34,8 @@ AFTER_CONSTRUCTOR = ("mempool_create_node", "dm_table_complete")
 MOST = 2000
 # And so many at most before the call, which is looked for below this number.
 FEW = 512
-
+# Where the start of a program allocates and newer kernels may make up for a failure.
+START = frozenset(("exc_page_fault", "sys_execve", "sys_brk"))
 
 # More than the slabs that are kept for later have room for.
 GROUPS = 120
@@ -87,7 +88,7 @@ def walk(
     before, seen = state(), Walk([], [], [])
 
     def fail(n: int) -> tuple[Attempt, bool]:
-        """The n-th one; whether that was in the call, or it came to the call."""
+        """The n-th one; whether the call was done all the same."""
         attempt = faults.nth(n, command)
         after = state()
         inside = attempt.hit and call in attempt.functions
@@ -102,14 +103,27 @@ def walk(
         if after != before:
             undo()
             assert state() == before, attempt
-        return attempt, inside or after != before
+        return attempt, after != before
 
-    # What follows the call's first allocation is in the call, or comes after it was done. What precedes it may be made
-    # up for, so that the call is done: should the search end there, the walk only begins too early.
-    first = bisect.bisect_left(range(FEW), True, lo=1, key=lambda n: fail(n)[1]) if from_call else 1
+    def reached(n: int) -> bool:
+        """Whether the call's first allocation is the n-th one or earlier. One that was made up for and left no trace
+        does not tell: the next that does may lie behind the first of the call, and the walk begins too early then.
+        """
+        for m in range(n, MOST):
+            attempt, done = fail(m)
+            if not attempt.hit or call in attempt.functions:
+                return True
+            if not done:
+                return False
+            if attempt.functions:
+                return START.isdisjoint(attempt.functions)
+        raise AssertionError(f"{MOST} allocations, and none that tells whether {call} was reached: {command}")
+
+    first = bisect.bisect_left(range(FEW), True, lo=1, key=reached) if from_call else 1
     for n in range(first, MOST):
         attempt, _ = fail(n)
         if not attempt.hit:
+            assert seen.inside or not from_call, f"the walk began behind {call}"
             return seen
         seen.hits.append(attempt)
         if call in attempt.functions:
