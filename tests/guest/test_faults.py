@@ -422,7 +422,9 @@ def test_pages(guest, disk, blkio, seen, fact):
                 faults, attach, settings, lambda: guest.run(detach), call="sys_write", made_up_for=True
             )
             guest.run(attach)
-            assert not faults.nth(1, detach).hit, "only attaching takes blocks of pages"
+            detaching = faults.nth(1, detach)
+            # kmemleak notes every allocation, and its own slab may be full just then.
+            assert not detaching.hit or "kmemleak_alloc" in detaching.functions, "only attaching takes blocks of pages"
         assert found.hits and all(attempt.exit_code == 0 for attempt in found.hits)
         assert bool(found.ours) == fact("failures_of_pages_are_told")
         guest.run(attach)
