@@ -38,7 +38,11 @@ TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Completed:
-    """A command that ended. exit_code: -1 when a signal ended it. seconds: by the host's clock."""
+    """A command that ended.
+
+    exit_code: 128 + n when signal n ended it, as shells have it; -1 when what had started it was ended as well.
+    seconds: by the host's clock.
+    """
 
     argv: tuple[str, ...]
     exit_code: int

@@ -22,7 +22,12 @@ def test_what_a_command_gets_and_gives(guest):
     assert (done.exit_code, done.stdout, done.stderr) == (3, "out\n", "err\n")
     assert guest.run(["cat"], stdin="text\n").stdout == "text\n"
     assert guest.run(["cat"]).stdout == ""
-    assert guest.run("kill -9 $$", check=False).exit_code == -1
+    assert guest.run("kill -9 $$", check=False).exit_code == 128 + 9
+    assert guest.run(["sh", "-c", "kill -9 $$"], check=False, stdin="x").exit_code == 128 + 9
+    assert guest.run("cd /tmp; export LEFT=1; exec 2>&-", check=False).exit_code == 0
+    assert guest.run("echo $PWD $LEFT; echo err >&2").stdout == "/root\n", "a command has a shell of its own"
+    assert guest.run("echo so far; kill -9 $PPID", check=False).exit_code == -1
+    assert guest.run("echo next").stdout == "next\n"
 
 
 def test_much_output_on_both_streams(guest):
