@@ -40,7 +40,7 @@ TIMED_OUT = 124
 class Completed:
     """A command that ended.
 
-    exit_code: 128 + n when signal n ended it, as shells have it; -1 when what had started it was ended as well.
+    exit_code: 128 + n when signal n ended it, as shells have it; -1 when the shell that started it was ended as well.
     seconds: by the host's clock.
     """
 

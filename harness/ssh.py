@@ -2,7 +2,7 @@
 
 fabric holds the connection, its SFTP session and the terminal. Commands use channels of that connection directly, as
 fabric's own runner looks for the end of a command every 10 ms. What dropbear does to open a channel and to end it is
-half of the time of a short command, so that one shell, on a channel that stays, starts all that have nothing to read.
+half of the time of a short command, so that one shell, on a channel that stays, starts them all.
 """
 
 from __future__ import annotations
@@ -147,32 +147,34 @@ class Link:
     def execute(self, text: str, limit: float | None, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         """Exit code, stdout, stderr of a command for the guest's shell that gets ``limit`` seconds.
 
-        The code is 128 + n when signal n ended it; -1: what started it was ended as well.
+        The code is 128 + n when signal n ended it; -1: the shell that started it was ended as well.
         What a command leaves running must not have its output, else later ones seem to have said it.
         Raises Overdue: it needs more. GuestError.
         """
         began = time.monotonic()
         with self.ended(f"`{text}`"), ExitStack() as stack:
             try:
-                channel = stack.enter_context(self._session(limit)) if stdin else self._to_shell(limit)
+                channel = self._to_shell(limit)
             except paramiko.SSHException:
                 if limit is not None and time.monotonic() - began >= limit:
                     raise Overdue(limit, b"", b"") from None
                 raise
             expired = stack.enter_context(_closed_after(channel, limit))
+            mark = secrets.token_hex(8).encode()
             try:
-                code, out, err = _with_input(channel, text, stdin) if stdin else _in_shell(channel, text)
-            except (paramiko.SSHException, OSError):
+                channel.sendall(_line(text, stdin, mark.decode()))
+            except OSError:
                 if not expired.is_set():
                     raise
-                code, out, err = -1, b"", b""
+            out, code = _up_to(mark, channel.recv)
+            err, _ = _up_to(mark, channel.recv_stderr)
             if expired.is_set():
                 raise Overdue(limit or 0.0, out, err)
-            if code == -1:
-                # What started it is no more, or the connection: opening a channel tells, once the other has ended.
+            if not code:
+                # The shell is no more, or the connection: opening a channel tells, once the other has ended.
                 channel.status_event.wait()
                 self._session(limit).close()
-        return code, out, err
+        return int(code or -1), out, err
 
     def _to_shell(self, limit: float | None) -> Channel:
         """The channel of the shell that starts commands; if it has ended, of a new one."""
@@ -248,26 +250,19 @@ def _closed_after(channel: Channel, seconds: float | None) -> Iterator[threading
         timer.cancel()
 
 
-def _with_input(channel: Channel, text: str, stdin: bytes) -> tuple[int, bytes, bytes]:
-    """Run a command on a channel of its own."""
-    channel.exec_command(f"sh -c {shlex.quote(text)}; exit $?")  # SSH tells of a signal in another way
-    with suppress(OSError):  # the command ended without reading all of it
-        channel.sendall(stdin)
-    channel.shutdown_write()
-    out, err = _drain(channel.recv), _drain(channel.recv_stderr)
-    channel.status_event.wait()
-    return int(channel.exit_status), out, err
-
-
-def _in_shell(channel: Channel, text: str) -> tuple[int, bytes, bytes]:
-    """Let the shell at the other end run a command, in a shell of its own as $$ is to be that one's, and say on both
-    streams when it is done; -1 if the channel ends before.
+def _line(text: str, stdin: bytes, mark: str) -> bytes:
+    """What tells a shell to run a command, in a shell of its own as $$ is to be that one's, and to say on both streams
+    when it is done.
     """
-    mark = secrets.token_hex(8)
-    channel.sendall(f"sh -c {shlex.quote(text)} </dev/null; echo {mark} $?; echo {mark} >&2\n".encode())
-    out, code = _up_to(mark.encode(), channel.recv)
-    err, _ = _up_to(mark.encode(), channel.recv_stderr)
-    return int(code or -1), out, err
+    command = f"sh -c {shlex.quote(text)}"
+    if stdin:
+        octal = "".join(
+            chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\{byte:03o}" for byte in stdin
+        )
+        command = f"printf '{octal}' 2>/dev/null | {command}"
+    else:
+        command = f"{command} </dev/null"
+    return f"{command}; echo {mark} $?; echo {mark} >&2\n".encode()
 
 
 def _up_to(mark: bytes, receive: Callable[[int], bytes]) -> tuple[bytes, bytes]:

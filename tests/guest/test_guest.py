@@ -21,6 +21,9 @@ def test_what_a_command_gets_and_gives(guest):
     done = guest.run("echo out; echo err >&2; exit 3", check=False)
     assert (done.exit_code, done.stdout, done.stderr) == (3, "out\n", "err\n")
     assert guest.run(["cat"], stdin="text\n").stdout == "text\n"
+    assert guest.run(["od", "-An", "-v", "-tu1"], stdin=bytes(range(256))).stdout.split() == [*map(str, range(256))]
+    assert guest.run("wc -c", stdin=b"'%\\\0" * 50000).stdout == "200000\n"
+    assert guest.run("exit 4", stdin=b"x" * 200000, check=False).exit_code == 4, "what is not read is no error"
     assert guest.run(["cat"]).stdout == ""
     assert guest.run("kill -9 $$", check=False).exit_code == 128 + 9
     assert guest.run(["sh", "-c", "kill -9 $$"], check=False, stdin="x").exit_code == 128 + 9
