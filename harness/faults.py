@@ -28,6 +28,9 @@ _FILTER = "/proc/self/make-it-fail"
 _NTH = "/proc/self/fail-nth"
 # How many allocations a program makes until it gets to its first system call depends on where its memory lies.
 _RANDOM = "/proc/sys/kernel/randomize_va_space"
+# A page fault that gets no memory ends with a process killed. Let it be the command, whose fault it is: by themselves
+# older kernels take whichever looks largest, and of its children. The second file is of kernels before 2.6.36.
+_VICTIM = "{ echo 1000 > /proc/self/oom_score_adj || echo 15 > /proc/self/oom_adj; } 2>/dev/null"
 # Above every order of pages.
 _NEVER = 99
 _FORCED = "FAULT_INJECTION: forcing a failure"
@@ -153,7 +156,7 @@ class Faults:
         start, marker = console.position, f"harness: attempt {next(_numbers)} is over"
         times = f"{self._folder}/times"
         done = self.guest.run(
-            f"(echo 1 > {times} && {aim} || exit 99; {command})\ncode=$?\n"
+            f"(echo 1 > {times} && {_VICTIM} && {aim} || exit 99; {command})\ncode=$?\n"
             f"echo; echo left $(cat {times}); echo 0 > {times}\n"
             f"echo '{marker}' > /dev/console; exit $code",
             check=False,
