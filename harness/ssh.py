@@ -274,10 +274,3 @@ def _up_to(mark: bytes, receive: Callable[[int], bytes]) -> tuple[bytes, bytes]:
             break
     before, _, after = said.rpartition(mark) if mark in said[-2 * len(mark) :] else (said, b"", b"")
     return bytes(before), bytes(after)
-
-
-def _drain(receive: Callable[[int], bytes]) -> bytes:
-    parts = []
-    while part := receive(1 << 16):
-        parts.append(part)
-    return b"".join(parts)
