@@ -60,8 +60,7 @@ class Link:
     The guest's death ends it at once, and with it every call that waits on it. Making one raises
     GuestError: the guest died or does not answer; InfrastructureError: it has other keys than ``keys``.
 
-    One command at a time: dropbear (2022.83, sesscheckclose) closes a channel whose command has not started
-    yet when the command of another channel ends.
+    One command at a time, as the shell that starts them runs one after another.
     """
 
     def __init__(self, machine: Machine, keys: RunKeys) -> None:
@@ -171,7 +170,8 @@ class Link:
             if expired.is_set():
                 raise Overdue(limit or 0.0, out, err)
             if not code:
-                # The shell is no more, or the connection: opening a channel tells, once the other has ended.
+                # The shell is no more, or the connection: opening a channel tells. Only once the other has ended, as
+                # dropbear (2022.83, sesscheckclose) then closes what has been opened and runs nothing yet.
                 channel.status_event.wait()
                 self._session(limit).close()
         return int(code or -1), out, err

@@ -17,7 +17,7 @@ from harness import kmemleak, slab
 from harness.dm import DEFAULT_GROUP, Ioband, TableLine, sectors
 from harness.faults import Attempt, Faults
 
-# What fails in a page fault ends with a process killed, whichever the kernel takes.
+# A failure in a page fault ends with the command killed, where the kernel does not try again.
 pytestmark = [pytest.mark.guest, pytest.mark.flavours("debug"), pytest.mark.expects("oom")]
 
 # That a new directory lacks files is what cgroup_mkdir() accepts, of every subsystem.
@@ -191,6 +191,12 @@ def test_what_is_counted(guest, disk, seen):
     assert {"ioband_alloc_group", "dm_table_create"} <= counted.keys()
     assert {"alloc_disk_node", "__alloc_disk_node"} & counted.keys()
     seen(f"memory of a device in use: {counted}")
+
+
+def test_the_command_would_be_killed_first(guest, faults):
+    """When a page fault gets no memory; else its parent might be, which tells how it ended."""
+    assert not faults.nth(MOST, "exec cat /proc/self/oom_adj > /tmp/adj").hit
+    assert guest.run("cat /tmp/adj; rm /tmp/adj; cat /proc/self/oom_adj").stdout == "15\n0\n"
 
 
 @pytest.mark.contract("fault-01")
